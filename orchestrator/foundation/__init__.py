@@ -1,0 +1,1 @@
+"""Foundations: errors, deadlines, the one module that starts processes."""

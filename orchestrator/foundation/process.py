@@ -1,0 +1,301 @@
+"""The one module that starts processes.
+
+Every child gets a session of its own, so that a signal to the lab's terminal does
+not reach it unasked, and dies with the lab, whatever kills the lab. Every wait has a
+deadline. After ``stop_all`` no child is left and none can be started: that is how a
+Ctrl-C ends every thread at once, whatever it waits for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import HostError, RunInterruptedError
+
+# More than any tool prints that we read to the end; the rest goes to log files.
+MAX_CAPTURED = 64 << 20
+GRACE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A process that has ended: status (negative for a signal), and what it printed."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    def last_lines(self) -> str:
+        """The end of what it printed, standard error after standard output."""
+        text = (self.stdout + b"\n" + self.stderr).decode(errors="backslashreplace")
+        return "\n".join(line for line in text.splitlines() if line.strip()).strip()[-4000:]
+
+
+class Child:
+    """A running process in a session of its own."""
+
+    def __init__(self, argv: tuple[str, ...], popen: subprocess.Popen[bytes]) -> None:
+        self.argv = argv
+        self.pid = popen.pid
+        self._popen = popen
+
+    @property
+    def status(self) -> int | None:
+        """The exit status (negative for a signal), None while it runs."""
+        return self._popen.poll()
+
+    def wait(self, deadline: Deadline) -> int | None:
+        """Block until it ends; its status, or None if the deadline passed first."""
+        try:
+            return self._popen.wait(timeout=deadline.left)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End it and everything in its session, and collect it. Safe to call twice."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+        _children.discard(self)
+
+    def terminate(self) -> None:
+        """Ask it to end, and force it after a short grace."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout=GRACE_SECONDS)
+        self.kill()
+
+
+class _Spawner:
+    """A thread that lives as long as the process and starts every child.
+
+    ``PR_SET_PDEATHSIG`` fires when the *thread* that started the child ends
+    (prctl(2)); a child of a worker thread would die with the worker.
+    """
+
+    def __init__(self) -> None:
+        self._requests: queue.SimpleQueue[tuple[Callable[[], object], queue.SimpleQueue[object]]]
+        self._requests = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def popen(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._serve, name="spawner", daemon=True)
+                self._thread.start()
+        answer: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._requests.put((start, answer))
+        result = answer.get()
+        if isinstance(result, BaseException):
+            raise result
+        assert isinstance(result, subprocess.Popen)
+        return result
+
+    def _serve(self) -> None:
+        while True:
+            start, answer = self._requests.get()
+            try:
+                answer.put(start())
+            except BaseException as error:  # handed to the caller, whatever it is
+                answer.put(error)
+
+
+class _Children:
+    """The children that run now, and whether new ones are allowed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[Child] = set()
+        self._stopped = False
+
+    def start(self, argv: tuple[str, ...], popen: Callable[[], subprocess.Popen[bytes]]) -> Child:
+        with self._lock:
+            if self._stopped:
+                raise RunInterruptedError()
+            child = Child(argv, _spawner.popen(popen))
+            self._running.add(child)
+            return child
+
+    def discard(self, child: Child) -> None:
+        with self._lock:
+            self._running.discard(child)
+
+    def stop_all(self) -> None:
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for child in running:
+            child.terminate()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def allow(self) -> None:
+        with self._lock:
+            self._stopped = False
+
+
+_spawner = _Spawner()
+_children = _Children()
+
+
+def stop_all() -> None:
+    """End every child, and refuse new ones with ``RunInterruptedError`` from now on."""
+    _children.stop_all()
+
+
+def stopping() -> bool:
+    """Whether ``stop_all`` was called."""
+    return _children.stopped
+
+
+def allow_again() -> None:
+    """Undo ``stop_all``, for a process that goes on after an interrupted run (tests do)."""
+    _children.allow()
+
+
+def check_stopping() -> None:
+    """Raise ``RunInterruptedError`` if the run is being ended; for waits without a child."""
+    if _children.stopped:
+        raise RunInterruptedError()
+
+
+def find_tool(name: str, *, hint: str = "") -> str:
+    """The absolute path of an executable; ``HostError`` if the host has none.
+
+    ``/sbin`` directories are searched too: an ordinary user's PATH lacks them on Debian.
+    """
+    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise HostError(
+            f"this machine has no {name!r}",
+            hint=hint or "`lab doctor` names the package; `make setup` installs it",
+        )
+    return found
+
+
+def _with_parent_death(argv: Sequence[str]) -> tuple[str, ...]:
+    """``argv`` under setpriv(1), so that the kernel ends it when the lab ends."""
+    return (find_tool("setpriv"), "--pdeathsig", "KILL", "--", *argv)
+
+
+def contained() -> tuple[str, ...]:
+    """A prefix for a tool with children of its own: all of them die with the tool.
+
+    A PID namespace does that, and only root may make one without a user namespace (which
+    mmdebstrap then makes itself).
+    """
+    if os.geteuid() != 0:
+        return ()
+    return (find_tool("unshare"), "--fork", "--pid", "--kill-child", "--mount-proc", "--")
+
+
+def _tool_environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    env = dict(os.environ)
+    env["LC_ALL"] = "C.UTF-8"
+    env["PATH"] = env.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    env.update(extra or {})
+    return env
+
+
+@contextlib.contextmanager
+def start(
+    argv: Sequence[str],
+    *,
+    output: IO[bytes] | int | None = None,
+    pass_fds: Sequence[int] = (),
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Child]:
+    """A child that runs while the context is open, and is gone, with its session, after it.
+
+    Standard input is empty; standard output and error go to ``output`` (discarded if
+    None). Raises ``HostError`` if it cannot be started, ``RunInterruptedError`` after
+    ``stop_all``.
+    """
+    full = _with_parent_death(argv)
+
+    def popen() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            full,
+            stdin=subprocess.DEVNULL,
+            stdout=output if output is not None else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if output is not None else subprocess.DEVNULL,
+            pass_fds=tuple(pass_fds),
+            cwd=cwd,
+            env=_tool_environment(env),
+            start_new_session=True,
+        )
+
+    try:
+        child = _children.start(tuple(argv), popen)
+    except OSError as error:
+        raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
+    try:
+        yield child
+    finally:
+        child.terminate()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    deadline: Deadline,
+    stdin_path: Path | None = None,
+    stdout_path: Path | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a tool to its end and return what it gave, whatever its status.
+
+    Blocks at most until ``deadline``: then the tool and its session are killed and
+    ``HostError`` says so. With ``stdout_path`` standard output goes there. Raises
+    ``RunInterruptedError`` if the run is being ended.
+    """
+    full = _with_parent_death(argv)
+    with contextlib.ExitStack() as files:
+        stdin = files.enter_context(stdin_path.open("rb")) if stdin_path else subprocess.DEVNULL
+        stdout = files.enter_context(stdout_path.open("wb")) if stdout_path else subprocess.PIPE
+
+        def popen() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                full,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=_tool_environment(env),
+                start_new_session=True,
+            )
+
+        try:
+            child = _children.start(tuple(argv), popen)
+        except OSError as error:
+            raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
+        try:
+            out, err = child._popen.communicate(timeout=deadline.left)
+        except subprocess.TimeoutExpired:
+            raise HostError(
+                f"{argv[0]} did not end by its deadline: {deadline}",
+            ) from None
+        finally:
+            child.kill()
+    check_stopping()
+    return Completed(tuple(argv), child._popen.returncode, (out or b"")[:MAX_CAPTURED], err or b"")
