@@ -1,0 +1,1 @@
+"""One module per outside thing: SSH, serial console, QMP, QEMU, kernel sources, images, Kbuild."""

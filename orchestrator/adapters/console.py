@@ -1,0 +1,198 @@
+"""The serial console: the kernel's log as the host sees it, and the way in when SSH is dead.
+
+This is the only module that imports pexpect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import pexpect
+from pexpect import fdpexpect
+from pexpect.spawnbase import SpawnBase
+
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import MachineError
+from orchestrator.plan.klog import LineAssembler, Marker, Record, parse_line
+
+# A guest that logs more than this in one life is not testing, it is flooding; the log is
+# cut here, and a window that ends beyond the cut has no end marker, so it is an error.
+MAX_LOG_BYTES = 256 << 20
+PANIC = "Kernel panic - not syncing"
+POLL_SECONDS = 0.25
+
+
+class KernelLog:
+    """The records of one boot, in order; filled by one thread, read by others."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._markers: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._ended = False
+        self._panic: str | None = None
+
+    def append(self, raw: bytes) -> None:
+        """Take the next line of the console."""
+        with self._changed:
+            record = parse_line(len(self._records), raw)
+            self._records.append(record)
+            if record.text.startswith("lab-"):
+                self._markers.setdefault(record.text, record.number)
+            if record.text.startswith(PANIC):
+                self._panic = self._panic or record.text
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """There will be no more lines."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the console is closed: QEMU has gone."""
+        return self._ended
+
+    @property
+    def panic(self) -> str | None:
+        """The panic's line, once there was one."""
+        return self._panic
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return len(self._records)
+
+    @property
+    def last_line(self) -> str:
+        """The text of the last line that says anything."""
+        with self._changed:
+            return next((r.text for r in reversed(self._records) if r.text.strip()), "")
+
+    def records(self, first: int = 0, end: int | None = None) -> tuple[Record, ...]:
+        """The records from ``first`` up to, not including, ``end``."""
+        with self._changed:
+            return tuple(self._records[first:end])
+
+    def position_of(self, marker: Marker) -> int | None:
+        """The number of the marker's record, if it has arrived."""
+        with self._changed:
+            return self._markers.get(marker.render())
+
+    def wait_until(self, condition: Callable[[], bool], deadline: Deadline) -> bool:
+        """Block until ``condition`` holds; False if the deadline passed or the log ended first."""
+        with self._changed:
+            while not condition():
+                if self._ended or deadline.passed:
+                    return condition()
+                self._changed.wait(deadline.within(POLL_SECONDS))
+            return True
+
+    def wait_for_marker(self, marker: Marker, deadline: Deadline) -> int | None:
+        """Block until the marker arrives; its record's number, or None if it did not."""
+        text = marker.render()
+        self.wait_until(lambda: text in self._markers or self._panic is not None, deadline)
+        return self.position_of(marker)
+
+    def wait_for_end(self, deadline: Deadline) -> bool:
+        """Block until the console is closed; whether it was by the deadline."""
+        return self.wait_until(lambda: self._ended, deadline)
+
+
+class Console:
+    """Reads a guest's console to its end, into ``log`` and into a file, on a thread of its own."""
+
+    def __init__(self, sock: socket.socket, log_path: Path) -> None:
+        self.log = KernelLog()
+        self.path = log_path
+        self._socket = sock
+        self._file = log_path.open("wb", buffering=0)
+        self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(sock, timeout=POLL_SECONDS)
+        self._thread = threading.Thread(target=self._read, name="console", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading, once QEMU is gone or given up; whatever had arrived is in the file."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(timeout=10)
+        self._socket.close()
+        self._file.close()
+
+    def send(self, data: bytes) -> None:
+        """Type on the kernel's console (after a serial break: a SysRq command)."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(data)
+
+    def _read(self) -> None:
+        assembler = LineAssembler()
+        taken = 0
+        try:
+            while taken < MAX_LOG_BYTES:
+                try:
+                    data = self._spawn.read_nonblocking(65536, timeout=POLL_SECONDS)
+                except pexpect.TIMEOUT:
+                    continue
+                taken += len(data)
+                # The file first: evidence must be on disk before anybody acts on it.
+                with contextlib.suppress(OSError):  # a full disk must not blind the verdict
+                    self._file.write(data)
+                for line in assembler.feed(data):
+                    self.log.append(line)
+        except (pexpect.EOF, OSError, ValueError):
+            pass
+        finally:
+            for line in assembler.flush():
+                self.log.append(line)
+            self.log.end()
+
+
+class RescueShell:
+    """A root shell on the guest's second serial port, for when SSH does not answer."""
+
+    def __init__(self, sock: socket.socket, log_path: Path) -> None:
+        self._socket = sock
+        self._file = log_path.open("wb", buffering=0)
+        self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(sock, logfile=self._file)
+
+    def close(self) -> None:
+        """Close the port and its transcript."""
+        self._socket.close()
+        self._file.close()
+
+    def run(self, command: str, deadline: Deadline) -> str:
+        """What ``command`` prints. ``MachineError`` if the shell does not answer in time.
+
+        The command is wrapped in two random words, so that an echo of the line itself is
+        not taken for its answer.
+        """
+        begin, end = secrets.token_hex(8), secrets.token_hex(8)
+        half = len(begin) // 2
+        try:
+            line = (
+                f"echo {begin[:half]}''{begin[half:]}; {command}; echo {end[:half]}''{end[half:]}"
+            )
+            self._socket.sendall(line.encode() + b"\n")
+            self._spawn.expect_exact(begin.encode(), timeout=deadline.left)
+            self._spawn.expect_exact(end.encode(), timeout=deadline.left)
+        except (pexpect.TIMEOUT, pexpect.EOF, OSError) as error:
+            raise MachineError(f"the rescue shell does not answer: {deadline}") from error
+        return (self._spawn.before or b"").decode(errors="backslashreplace").strip("\r\n")

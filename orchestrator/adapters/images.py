@@ -1,0 +1,125 @@
+"""Guest images: one userland per release, built from a recipe, read-only for all its kernels."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.adapters.cache import Cache, hash_of, sha256_of, write_json
+from orchestrator.adapters.distribution import ensure_keyring, run_mmdebstrap
+from orchestrator.foundation import process
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import SourceError
+from orchestrator.plan.recipe import Recipe
+
+# Raised when what is made of the same recipe changes.
+FORMAT = 1
+BUSYBOX_MEMBERS = ("./bin/busybox", "./usr/bin/busybox")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A userland: a squashfs, and the static busybox of the same release."""
+
+    key: str
+    release: str
+    squashfs_path: Path
+    busybox_path: Path
+    packages: tuple[str, ...]
+
+
+def image_key(recipe: Recipe, tool_source: bytes) -> str:
+    """What the image depends on, in a name."""
+    return f"{recipe.release}-{hash_of(FORMAT, recipe.model_dump(), tool_source)}"
+
+
+def ensure_image(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Image:
+    """The image of a recipe, built if the cache has none.
+
+    Blocks for the download and the installation of some 150 packages (half a minute with
+    a fast mirror). Raises ``SourceError`` or ``HostError``.
+    """
+    source = tool_source_path.read_bytes()
+
+    def make(folder: Path) -> None:
+        _build(cache, recipe, tool_source_path, folder)
+
+    folder = cache.ensure("images", image_key(recipe, source), make)
+    about = json.loads((folder / "image.json").read_text())
+    return Image(
+        key=folder.name,
+        release=recipe.release,
+        squashfs_path=folder / "image.squashfs",
+        busybox_path=folder / "busybox",
+        packages=tuple(about["packages"]),
+    )
+
+
+def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -> None:
+    tar_path = folder / "image.tar"
+    hooks = (
+        # The one program of our own in the guest, built with the release's own compiler.
+        f"copy-in {tool_source_path} /tmp",
+        'chroot "$1" gcc -static -O2 -Wall -o /usr/local/bin/sysio /tmp/sysio.c',
+        'rm "$1"/tmp/sysio.c',
+        # Weight that no test of a module reads.
+        'rm -rf "$1"/usr/share/man/* "$1"/usr/share/locale/* "$1"/usr/share/doc/*',
+    )
+    run_mmdebstrap(
+        recipe,
+        (
+            "--variant=essential",
+            f"--include={','.join(recipe.packages)}",
+            *(f"--customize-hook={hook}" for hook in hooks),
+        ),
+        tar_path,
+        keyring=ensure_keyring(cache, recipe.keyring),
+        what=f"the userland of {recipe.release}",
+    )
+    packages = _read_tar(tar_path, folder)
+    _tar_to_squashfs(tar_path, folder / "image.squashfs")
+    tar_path.unlink()
+    write_json(
+        folder / "image.json",
+        {
+            "format": FORMAT,
+            "recipe": recipe.model_dump(),
+            "packages": packages,
+            "sha256": sha256_of(folder / "image.squashfs"),
+        },
+    )
+
+
+def _read_tar(tar_path: Path, folder: Path) -> list[str]:
+    """Keep busybox, for the initramfs; the installed packages with their versions."""
+    packages: list[str] = []
+    with tarfile.open(tar_path) as tar:
+        for member in tar:
+            if member.name in BUSYBOX_MEMBERS and (source := tar.extractfile(member)):
+                (folder / "busybox").write_bytes(source.read())
+            elif member.name == "./var/lib/dpkg/status" and (source := tar.extractfile(member)):
+                packages = _installed(source.read().decode(errors="replace"))
+    if not (folder / "busybox").exists():
+        raise SourceError("the image has no busybox: its recipe must list busybox-static")
+    return packages
+
+
+def _installed(status: str) -> list[str]:
+    """``name=version`` of each package in dpkg's status file."""
+    found = []
+    for paragraph in status.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line)
+        if "Package" in fields and "Version" in fields:
+            found.append(f"{fields['Package']}={fields['Version']}")
+    return sorted(found)
+
+
+def _tar_to_squashfs(tar_path: Path, squashfs_path: Path) -> None:
+    """Pack a root file system; owners and devices come from the archive, so it needs no root."""
+    argv = (process.find_tool("sqfstar"), "-comp", "lz4", "-no-progress", str(squashfs_path))
+    deadline = Deadline.after(600, "packing the image")
+    done = process.run(argv, deadline=deadline, stdin_path=tar_path)
+    if done.status != 0:
+        raise SourceError(f"cannot pack the image: {done.last_lines()}")

@@ -1,0 +1,262 @@
+"""Kernels made ready to boot: kernel file, boot modules, a layer with modules and build tree."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestrator.adapters.cache import Cache, hash_of, sha256_of, write_json
+from orchestrator.adapters.distribution import (
+    AptRoot,
+    Package,
+    ResolvedKernel,
+    ensure_apt_root,
+    resolve_kernel,
+)
+from orchestrator.foundation import process
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import SourceError
+from orchestrator.plan.model import KernelEntry
+from orchestrator.plan.recipe import Recipe
+
+FORMAT = 1
+# What the guest needs before it has a root file system, by module name; a kernel that has
+# one built in says so in modules.builtin.
+BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "squashfs", "overlay")
+OPTIONAL_BOOT_MODULES = frozenset({"virtio_rng"})
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One exact kernel, in the cache and ready to boot."""
+
+    key: str
+    resolved: ResolvedKernel
+    vmlinuz_path: Path
+    layer_path: Path
+    boot_modules: tuple[Path, ...]
+    """In the order in which they must be loaded, not compressed."""
+
+    @property
+    def release(self) -> str:
+        """What ``uname -r`` must say."""
+        return self.resolved.release
+
+
+def load_resolution(cache: Cache, recipe: Recipe, entry: KernelEntry) -> ResolvedKernel | None:
+    """What ``entry`` was resolved to when it was last asked of the network; None if never."""
+    path = _resolution_path(cache, recipe, entry)
+    try:
+        raw = json.loads(path.read_text())
+        return ResolvedKernel(
+            release=raw["release"],
+            version=raw["version"],
+            packages=tuple(
+                Package(**{**package, "depends": tuple(package["depends"])})
+                for package in raw["packages"]
+            ),
+            compiler=raw["compiler"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # never asked, or damaged: ask again
+
+
+def forget_resolutions(cache: Cache, recipes: Iterable[Recipe]) -> None:
+    """Fetch newer indexes for these releases, and forget which kernels they were asked for.
+
+    What is cached of the older kernels stays. Raises ``SourceError``; then nothing is
+    forgotten.
+    """
+    for recipe in recipes:
+        ensure_apt_root(cache, recipe, update=True)
+        for path in (cache.root / "resolved").glob(f"{recipe.release}-*.json"):
+            path.unlink()
+
+
+def ensure_resolution(cache: Cache, recipe: Recipe, entry: KernelEntry) -> ResolvedKernel:
+    """The exact kernel that ``entry`` stands for: what it was last time, or the newest now."""
+    if known := load_resolution(cache, recipe, entry):
+        return known
+    resolved = resolve_kernel(ensure_apt_root(cache, recipe), recipe, entry)
+    write_json(_resolution_path(cache, recipe, entry), asdict(resolved))
+    return resolved
+
+
+def _resolution_path(cache: Cache, recipe: Recipe, entry: KernelEntry) -> Path:
+    key = hash_of(recipe.release, recipe.also, recipe.flavour, entry.model_dump())
+    return cache.root / "resolved" / f"{recipe.release}-{entry.version}-{key}.json"
+
+
+def kernel_key(resolved: ResolvedKernel) -> str:
+    """What the prepared kernel depends on, in a name."""
+    return f"{resolved.release}-{hash_of(FORMAT, [p.sha256 for p in resolved.packages])}"
+
+
+def ensure_kernel(cache: Cache, recipe: Recipe, resolved: ResolvedKernel) -> Kernel:
+    """The kernel ready to boot, fetched and unpacked if the cache has it not."""
+
+    def make(folder: Path) -> None:
+        apt = ensure_apt_root(cache, recipe)
+        tree = folder / "tree"
+        tree.mkdir()
+        _unpack(apt, resolved, folder, tree)
+        assemble_kernel(tree, resolved.release, folder)
+        shutil.rmtree(tree)
+        write_json(folder / "kernel.json", {"format": FORMAT, **asdict(resolved)})
+
+    folder = cache.ensure("kernels", kernel_key(resolved), make)
+    modules = (folder / "boot-modules" / "order").read_text().split()
+    return Kernel(
+        key=folder.name,
+        resolved=resolved,
+        vmlinuz_path=folder / "vmlinuz",
+        layer_path=folder / "layer.squashfs",
+        boot_modules=tuple(folder / "boot-modules" / name for name in modules),
+    )
+
+
+def _unpack(apt: AptRoot, resolved: ResolvedKernel, folder: Path, tree: Path) -> None:
+    """Fetch the packages and unpack them, without running anything of theirs."""
+    debs = folder / "packages"
+    debs.mkdir()
+    for path in apt.download(resolved.packages, debs):
+        _run("unpacking " + path.name, "dpkg-deb", "-x", str(path), str(tree))
+        path.unlink()
+    debs.rmdir()
+
+
+def assemble_kernel(tree: Path, release: str, folder: Path) -> None:
+    """Make of an unpacked kernel and build tree what a guest boots and mounts.
+
+    ``tree`` is changed: the layer holds everything below ``usr/``, so that it fits over
+    userlands with and without a merged ``/usr``.
+    """
+    _merge_usr(tree)
+    modules_dir = tree / "usr/lib/modules" / release
+    build = modules_dir / "build"
+    if not build.is_symlink() and not build.exists():
+        build.symlink_to(f"/usr/src/linux-headers-{release}")
+    if not (tree / "usr/src" / f"linux-headers-{release}").is_dir():
+        raise SourceError(f"{release}: its packages bring no build tree")
+    (tree / "lib").symlink_to("usr/lib")  # where depmod looks
+    _run("indexing modules", "depmod", "-b", str(tree), release)
+    (tree / "lib").unlink()
+    _take_boot_file(tree, release, "vmlinuz", folder)
+    _take_boot_file(tree, release, "config", folder)
+    (folder / "vmlinuz").chmod(0o644)  # Ubuntu's is closed to the user that QEMU runs as
+    for path in tree.iterdir():
+        if path.name != "usr":
+            shutil.rmtree(path)
+    _copy_boot_modules(modules_dir, folder / "boot-modules")
+    _run(
+        *("packing the kernel's layer", "mksquashfs", str(tree), str(folder / "layer.squashfs")),
+        *("-comp", "lz4", "-all-root", "-no-progress", "-no-xattrs"),
+    )
+
+
+def _take_boot_file(tree: Path, release: str, name: str, folder: Path) -> None:
+    """Move the kernel file, or its configuration, out of the tree.
+
+    Debian's packages moved them from ``/boot`` to the modules' folder in 7.x.
+    """
+    places = (
+        tree / "boot" / f"{name}-{release}",
+        tree / "usr/lib/modules" / release / name,
+    )
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise SourceError(f"{release}: its packages bring no {name}")
+    shutil.move(path, folder / name)
+
+
+def _merge_usr(tree: Path) -> None:
+    """Move ``lib/modules`` and the like below ``usr/lib``."""
+    lib = tree / "lib"
+    if not lib.is_dir() or lib.is_symlink():
+        return
+    for path in lib.iterdir():
+        target = tree / "usr/lib" / path.name
+        target.mkdir(parents=True, exist_ok=True)
+        for child in path.iterdir():
+            _merge_into(child, target / child.name)
+    shutil.rmtree(lib)
+
+
+def _merge_into(source: Path, target: Path) -> None:
+    if target.is_dir() and source.is_dir() and not source.is_symlink():
+        for child in source.iterdir():
+            _merge_into(child, target / child.name)
+    else:
+        source.rename(target)
+
+
+def _copy_boot_modules(modules_dir: Path, target: Path) -> None:
+    """The modules that the initramfs loads, with what they depend on, in loading order."""
+    target.mkdir()
+    depends = _read_modules_dep(modules_dir / "modules.dep")
+    builtin = {_module_name(line) for line in _lines(modules_dir / "modules.builtin")}
+    order: list[str] = []
+    for name in BOOT_MODULES:
+        if name in builtin:
+            continue
+        path = next((path for path in depends if _module_name(path) == name), None)
+        if path is None:
+            if name in OPTIONAL_BOOT_MODULES:
+                continue
+            raise SourceError(
+                f"{modules_dir.name}: this kernel has no {name}, built in or as a module",
+                hint="a guest of the lab needs " + ", ".join(BOOT_MODULES),
+            )
+        # modules.dep lists dependencies nearest first: the reverse is a loading order.
+        for part in (*reversed(depends[path]), path):
+            if part not in order:
+                order.append(part)
+    names = []
+    for part in order:
+        name = f"{_module_name(part)}.ko"
+        (target / name).write_bytes(_decompress(modules_dir / part))
+        names.append(name)
+    (target / "order").write_text("".join(f"{name}\n" for name in names))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _read_modules_dep(path: Path) -> dict[str, list[str]]:
+    pairs = (line.split(":", 1) for line in _lines(path) if ":" in line)
+    return {module: depends.split() for module, depends in pairs}
+
+
+def _module_name(path: str) -> str:
+    """``kernel/drivers/net/virtio-net.ko.xz`` is the module ``virtio_net``."""
+    return Path(path).name.split(".ko", 1)[0].replace("-", "_")
+
+
+def _decompress(path: Path) -> bytes:
+    decompressors: dict[str, Callable[[bytes], bytes]] = {
+        ".ko": bytes,
+        ".xz": lzma.decompress,
+        ".gz": gzip.decompress,
+    }
+    decompress = decompressors.get(path.suffix)
+    if decompress is None:
+        raise SourceError(f"{path.name}: modules compressed so are not known to the lab")
+    return decompress(path.read_bytes())
+
+
+def _run(what: str, tool: str, *arguments: str) -> None:
+    argv: Sequence[str] = (process.find_tool(tool), *arguments)
+    done = process.run(argv, deadline=Deadline.after(600, what))
+    if done.status != 0:
+        raise SourceError(f"{what} failed: {done.last_lines()}")
+
+
+def verify_kernel(kernel: Kernel) -> str:
+    """The SHA-256 of the kernel file, for the record of a run."""
+    return sha256_of(kernel.vmlinuz_path)

@@ -1,0 +1,338 @@
+"""A running guest: QEMU started with everything handed to it, watched until it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.adapters.console import Console, KernelLog, RescueShell
+from orchestrator.adapters.initramfs import render_secrets
+from orchestrator.adapters.qmp import Qmp
+from orchestrator.adapters.ssh import KeyPair, SshShell, connect, generate_key_pair
+from orchestrator.foundation import process
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import (
+    BootError,
+    GuestDiedError,
+    GuestPanickedError,
+    LaunchError,
+    MachineError,
+)
+from orchestrator.plan.klog import Marker
+from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, render_qemu_argv
+
+QEMU = "qemu-system-x86_64"
+NOBODY = 65534
+QEMU_OWN_MIB = 4096  # what QEMU maps beside the guest's memory: code cache, stacks, libraries
+LAUNCH_SECONDS = 30.0
+# Emulated guests are this much slower, at the least, than the deadlines in lab.yaml assume.
+TCG_SLOWNESS = 5.0
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """What a guest boots from; all of it shared and never written."""
+
+    kernel_path: Path
+    initramfs_path: Path
+    image_path: Path | None = None
+    layer_path: Path | None = None
+
+
+def time_scale(spec: GuestSpec) -> float:
+    """By how much deadlines grow with this accelerator."""
+    return 1.0 if spec.accelerator == "kvm" else TCG_SLOWNESS
+
+
+class Machine:
+    """A guest that runs. Made by ``start_machine``; used from one thread."""
+
+    def __init__(
+        self,
+        *,
+        spec: GuestSpec,
+        nonce: str,
+        child: process.Child,
+        console: Console,
+        qmp: Qmp,
+        rescue: RescueShell,
+        output_path: Path,
+    ) -> None:
+        self.spec = spec
+        self.argv = child.argv
+        self._nonce = nonce
+        self._child = child
+        self._console = console
+        self._qmp = qmp
+        self._rescue = rescue
+        self._output_path = output_path
+        self._shell: SshShell | None = None
+        self.port = 0
+        """Where the guest's SSH is on 127.0.0.1, once it has booted."""
+
+    @property
+    def log(self) -> KernelLog:
+        """The kernel log of this boot."""
+        return self._console.log
+
+    @property
+    def shell(self) -> SshShell:
+        """The guest's shell, once ``wait_for_boot`` has returned."""
+        assert self._shell is not None, "the guest has not booted"
+        return self._shell
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU runs and the guest's kernel has not panicked."""
+        return self._child.status is None and self.log.panic is None and not self.log.ended
+
+    def check_alive(self) -> None:
+        """Raise ``GuestPanickedError`` or ``GuestDiedError`` if the guest is gone, saying how."""
+        process.check_stopping()
+        if self.log.panic is not None:
+            raise GuestPanickedError(f"the guest's kernel panicked: {self.log.panic}")
+        if self.log.ended or self._child.status is not None:
+            raise GuestDiedError(f"the guest is gone: {self._how_it_ended()}")
+
+    def wait_for_boot(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
+        """Block until the guest takes commands over SSH.
+
+        Raises ``LaunchError``, ``BootError``, ``GuestPanickedError`` or ``GuestDiedError``,
+        each with the last thing that the console said; a kernel that dies is noticed at once.
+        """
+        self._greet()
+        self.wait_for_stage("ready", deadline)
+        asking = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
+        self.port = self._qmp.forwarded_port(asking)
+        try:
+            self._shell = connect(self.port, user_key, host_key, deadline)
+        except MachineError:
+            raise
+        except Exception:
+            self.check_alive()
+            raise
+
+    def wait_for_stage(self, stage: str, deadline: Deadline) -> None:
+        """Block until the guest's init says that it has come to ``stage``."""
+        ready = Marker(self._nonce, "boot", stage)
+        failed = f"lab-{self._nonce} boot failed-"
+
+        def decided() -> bool:
+            log = self.log
+            return (
+                log.position_of(ready) is not None
+                or log.panic is not None
+                or self._failure(failed) is not None
+            )
+
+        self.log.wait_until(decided, deadline)
+        process.check_stopping()
+        if self.log.position_of(ready) is not None:
+            return
+        if (failure := self._failure(failed)) is not None:
+            raise BootError(f"the guest's init gave up: {failure}", evidence=self._console.path)
+        if not self.alive:
+            self._child.wait(Deadline.after(2, "QEMU to end"))
+            if self.log.count == 0:
+                raise LaunchError(
+                    f"QEMU ended before the kernel said anything: {self._how_it_ended()}",
+                    argv=self.argv,
+                    status=self._child.status,
+                    output=self._output(),
+                )
+            self.check_alive()
+        raise BootError(
+            f"no {stage!r} from the guest: {deadline}; {self._how_far()}",
+            evidence=self._console.path,
+        )
+
+    def reboot(self, deadline: Deadline) -> bool:
+        """Ask the guest to reboot in an orderly way, and wait until QEMU has ended for it."""
+        with contextlib.suppress(Exception):
+            self.shell.start("sync; /lab/bin/busybox reboot -f", deadline)
+        return self.log.wait_for_end(deadline)
+
+    def collect_hang(self, deadline: Deadline) -> None:
+        """Make a hung kernel print its blocked tasks and processors to the log (SysRq w, l)."""
+        for command in (b"w", b"l"):
+            with contextlib.suppress(MachineError):
+                self._qmp.send_break(deadline)
+                self._console.send(command)
+        self.log.wait_until(lambda: False, Deadline.after(deadline.within(3), "SysRq output"))
+
+    def rescue(self, command: str, deadline: Deadline) -> str:
+        """Run a command on the second serial port; for when SSH is dead."""
+        return self._rescue.run(command, deadline)
+
+    def _greet(self) -> None:
+        try:
+            self._qmp.greet(Deadline.after(LAUNCH_SECONDS, "QEMU's greeting"))
+        except MachineError as error:
+            self._child.wait(Deadline.after(2, "QEMU to end"))
+            raise LaunchError(
+                f"QEMU did not start: {self._output() or error.message}",
+                argv=self.argv,
+                status=self._child.status,
+                output=self._output(),
+            ) from error
+
+    def _failure(self, prefix: str) -> str | None:
+        for record in reversed(self.log.records()):
+            if record.text.startswith(prefix):
+                return record.text.removeprefix(prefix).replace("-", " ")
+        return None
+
+    def _how_far(self) -> str:
+        last = self.log.last_line
+        return f"last console line: {last!r:.200}" if last else "the console is empty"
+
+    def _how_it_ended(self) -> str:
+        output = self._output()
+        status = self._child.status
+        how = "it powered off or rebooted" if status == 0 else f"QEMU's status is {status}"
+        return f"{how}; {self._how_far()}" + (f"; QEMU said: {output}" if output else "")
+
+    def _output(self) -> str:
+        with contextlib.suppress(OSError):
+            return self._output_path.read_text(errors="backslashreplace").strip()[-1000:]
+        return ""
+
+    def close(self) -> None:
+        """Close the ways in. QEMU itself ends with ``start_machine``'s context."""
+        if self._shell is not None:
+            self._shell.close()
+
+
+@contextlib.contextmanager
+def start_machine(
+    spec: GuestSpec,
+    files: BootFiles,
+    folder: Path,
+    *,
+    user_key: KeyPair,
+    host_key: KeyPair,
+    probe: bool = False,
+) -> Iterator[Machine]:
+    """Start a guest; it is gone when the context ends, whatever ended it.
+
+    ``folder`` gets ``console.log`` (all the kernel said), ``rescue.log``, ``qemu.log`` and
+    ``argv``. Raises ``LaunchError`` or ``HostError`` if QEMU cannot be started.
+    """
+    nonce = secrets.token_hex(8)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        fds, ends = _open_all(stack, files, _initrd(files, nonce, user_key, host_key, probe))
+        argv = (*_wall(spec), *render_qemu_argv(process.find_tool(QEMU), spec, fds))
+        (folder / "argv").write_text("".join(f"{part}\n" for part in argv))
+        output = stack.enter_context((folder / "qemu.log").open("wb"))
+        console = stack.enter_context(Console(ends["console"], folder / "console.log"))
+        child = stack.enter_context(
+            process.start(argv, output=output, pass_fds=_numbers(fds), cwd=Path("/"))
+        )
+        for end in ("qmp-qemu", "console-qemu", "rescue-qemu"):
+            ends[end].close()  # else our copy would keep the line open after QEMU's death
+        rescue = RescueShell(ends["rescue"], folder / "rescue.log")
+        stack.callback(rescue.close)
+        qmp = Qmp(ends["qmp"])
+        stack.callback(qmp.close)
+        machine = Machine(
+            spec=spec,
+            nonce=nonce,
+            child=child,
+            console=console,
+            qmp=qmp,
+            rescue=rescue,
+            output_path=folder / "qemu.log",
+        )
+        stack.callback(machine.close)
+        yield machine
+
+
+def _initrd(
+    files: BootFiles, nonce: str, user_key: KeyPair, host_key: KeyPair, probe: bool
+) -> bytes:
+    secret = render_secrets(nonce, user_key.public_line, host_key.to_dropbear(), probe=probe)
+    return files.initramfs_path.read_bytes() + secret
+
+
+def _open_all(
+    stack: contextlib.ExitStack, files: BootFiles, initrd: bytes
+) -> tuple[GuestFds, dict[str, socket.socket]]:
+    """Open everything that QEMU inherits; the stack closes our copies."""
+
+    def open_file(path: Path) -> int:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        return fd
+
+    ends: dict[str, socket.socket] = {}
+    for name in ("qmp", "console", "rescue"):
+        ours, theirs = socket.socketpair()
+        ends[name], ends[f"{name}-qemu"] = ours, theirs
+        stack.callback(theirs.close)
+    initrd_fd = os.memfd_create("initrd")
+    stack.callback(os.close, initrd_fd)
+    with os.fdopen(os.dup(initrd_fd), "wb") as memory:
+        memory.write(initrd)
+    disks = [
+        Disk(name, open_file(path))
+        for name, path in (("image", files.image_path), ("kernel", files.layer_path))
+        if path is not None
+    ]
+    fds = GuestFds(
+        kernel=open_file(files.kernel_path),
+        initrd=initrd_fd,
+        qmp=ends["qmp-qemu"].fileno(),
+        console=ends["console-qemu"].fileno(),
+        rescue=ends["rescue-qemu"].fileno(),
+        disks=tuple(disks),
+    )
+    return fds, ends
+
+
+def _numbers(fds: GuestFds) -> tuple[int, ...]:
+    disks = (disk.fd for disk in fds.disks)
+    return (fds.kernel, fds.initrd, fds.qmp, fds.console, fds.rescue, *disks)
+
+
+def _wall(spec: GuestSpec) -> tuple[str, ...]:
+    """Limits around QEMU: memory, files, privileges."""
+    memory = (spec.memory_mib + QEMU_OWN_MIB) << 20
+    limits = (f"--as={memory}", "--core=0", f"--fsize={64 << 20}", "--nofile=1024")
+    wall: tuple[str, ...] = (
+        process.find_tool("prlimit"),
+        *limits,
+        "--",
+        process.find_tool("setpriv"),
+    )
+    wall = (*wall, "--no-new-privs", "--inh-caps=-all")
+    if os.geteuid() != 0:
+        return (*wall, "--")
+    wall = (*wall, "--bounding-set=-all")  # only root has one to give up
+    if spec.accelerator == "kvm" and not _everyone_may_use_kvm():
+        return (*wall, "--")
+    kvm = spec.accelerator == "kvm"
+    groups = f"--groups={os.stat('/dev/kvm').st_gid}" if kvm else "--clear-groups"
+    return (*wall, f"--reuid={NOBODY}", f"--regid={NOBODY}", groups, "--")
+
+
+def _everyone_may_use_kvm() -> bool:
+    """Whether a process that gave up root can still open ``/dev/kvm`` through its group."""
+    info = os.stat("/dev/kvm")
+    return bool(info.st_mode & stat.S_IWOTH) or (
+        info.st_gid != 0 and bool(info.st_mode & stat.S_IWGRP)
+    )
+
+
+def probe_boots(spec: GuestSpec, files: BootFiles, folder: Path, seconds: float) -> None:
+    """Boot a kernel as far as its first process and no further; raises what went wrong."""
+    key = generate_key_pair()
+    with start_machine(spec, files, folder, user_key=key, host_key=key, probe=True) as machine:
+        machine._greet()
+        machine.wait_for_stage("probed", Deadline.after(seconds, "a probe of the accelerator"))

@@ -1,0 +1,96 @@
+"""QEMU's machine protocol, as far as the lab speaks it.
+
+A synchronous client of our own: the protocol is one JSON object per line, and the
+published client (``qemu.qmp``) is asyncio throughout, where every other wait of the
+lab is a thread with a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from typing import Any
+
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import MachineError
+
+MAX_MESSAGE = 1 << 20
+
+
+class Qmp:
+    """A connection to one QEMU, used from one thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._buffer = b""
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def greet(self, deadline: Deadline) -> str:
+        """Take QEMU's greeting and enter command mode; QEMU's version."""
+        greeting = self._receive(deadline)
+        try:
+            version = greeting["QMP"]["version"]["qemu"]
+        except (KeyError, TypeError):
+            raise MachineError(f"QEMU greeted with something else: {greeting!r:.200}") from None
+        self.execute("qmp_capabilities", deadline)
+        return ".".join(str(version[part]) for part in ("major", "minor", "micro"))
+
+    def execute(self, command: str, deadline: Deadline, **arguments: Any) -> Any:
+        """Run a command; what it returns. ``MachineError`` if QEMU refuses or goes away."""
+        message = {"execute": command, "arguments": arguments}
+        try:
+            self._socket.settimeout(deadline.left or 0.001)
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise MachineError(f"QEMU is gone ({command}: {error})") from error
+        while True:
+            answer = self._receive(deadline)
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise MachineError(f"QEMU refused {command}: {answer['error'].get('desc')}")
+            # Anything else is an event: the console and the process tell the same, sooner.
+
+    def forwarded_port(self, deadline: Deadline) -> int:
+        """The port on 127.0.0.1 that QEMU bound for the guest's SSH.
+
+        QEMU 7.2 tells it only in the human monitor's words.
+        """
+        text = self.execute("human-monitor-command", deadline, **{"command-line": "info usernet"})
+        found = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s", str(text))
+        if not found:
+            raise MachineError(f"QEMU names no forwarded port: {str(text)!r:.300}")
+        return int(found[1])
+
+    def send_break(self, deadline: Deadline) -> None:
+        """A serial break on the kernel's console: the next character is a SysRq command."""
+        self.execute("chardev-send-break", deadline, id="console")
+
+    def _receive(self, deadline: Deadline) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            if deadline.passed:
+                raise MachineError(f"QEMU did not answer: {deadline}")
+            if len(self._buffer) > MAX_MESSAGE:
+                raise MachineError("QEMU's answer has no end")
+            self._socket.settimeout(deadline.left or 0.001)
+            try:
+                chunk = self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise MachineError(f"QEMU is gone ({error})") from error
+            if not chunk:
+                raise MachineError("QEMU closed its monitor")
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise MachineError(f"QEMU's answer is no JSON: {line!r:.200}") from error
+        if not isinstance(message, dict):
+            raise MachineError(f"QEMU's answer is no object: {line!r:.200}")
+        return message

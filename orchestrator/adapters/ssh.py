@@ -1,0 +1,303 @@
+"""Commands and files over SSH: the only module that imports paramiko.
+
+One connection per guest, key-only, with a key pair made for the run and the guest's
+host key made by us beforehand, so that it is pinned before the first byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import shlex
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import paramiko
+from paramiko.message import Message
+
+from orchestrator.foundation import process
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import (
+    CommandTimeoutError,
+    ConnectError,
+    ConnectionLostError,
+    LabError,
+)
+from orchestrator.plan.outcome import CommandResult
+
+MAX_OUTPUT = 4 << 20
+MAX_FILE = 64 << 20
+RETRY_SECONDS = 0.1
+
+# Its messages would reach the terminal through logging's last resort; ours say more.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+logging.getLogger("paramiko").propagate = False
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A private key, and its public half as ``authorized_keys`` wants it."""
+
+    private: paramiko.ECDSAKey
+
+    @property
+    def public_line(self) -> str:
+        """One line of ``authorized_keys``."""
+        return f"{self.private.get_name()} {self.private.get_base64()} lab"
+
+    def to_dropbear(self) -> bytes:
+        """The private key in dropbear's own file format.
+
+        Type, curve and point as SSH strings, then the secret as an mpint (dropbear
+        2013.61 to 2025, ``ecdsa.c: buf_get_ecdsa_priv_key``).
+        """
+        secret = self.private.signing_key.private_numbers().private_value
+        tail = Message()
+        tail.add_mpint(secret)
+        return bytes(self.private.asbytes() + tail.asbytes())
+
+    def write(self, path: Path) -> None:
+        """Write the private key to a file that only this user can read."""
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            self.private.write_private_key(file)
+
+
+def generate_key_pair() -> KeyPair:
+    """A fresh key pair, in memory only. ECDSA P-256: what every guest's server knows."""
+    return KeyPair(paramiko.ECDSAKey.generate(bits=256))
+
+
+class Job(Protocol):
+    """A command that runs in the guest while other things happen."""
+
+    def wait_for_output(self, text: bytes, deadline: Deadline) -> bool:
+        """Block until standard output contains ``text``; whether it did by the deadline."""
+
+    def wait(self, deadline: Deadline) -> CommandResult:
+        """Block until it ends; raises ``CommandTimeoutError`` or ``ConnectionLostError``."""
+
+    def close(self) -> None:
+        """Give it up."""
+
+
+class Shell(Protocol):
+    """Runs commands in a guest. The seam behind which another transport would stand."""
+
+    def run(
+        self, command: str, deadline: Deadline, *, stdin: bytes = b"", limit: int = MAX_OUTPUT
+    ) -> CommandResult:
+        """Run ``command`` under ``sh -c`` and return what it gave, whatever its status."""
+
+    def start(self, command: str, deadline: Deadline) -> Job:
+        """Start ``command`` and return at once."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class SshJob:
+    """One command on one channel."""
+
+    def __init__(self, channel: paramiko.Channel, command: str, limit: int) -> None:
+        self._channel = channel
+        self._command = command
+        self._limit = limit
+        self._started = time.monotonic()
+        self._out = bytearray()
+        self._err = bytearray()
+        self._truncated = False
+
+    def feed(self, stdin: bytes, deadline: Deadline) -> None:
+        """Send all of ``stdin`` and close it, taking output meanwhile: neither side blocks."""
+        view = memoryview(stdin)
+        while view and not self._channel.exit_status_ready():
+            if deadline.passed:
+                raise self._timeout(deadline)
+            if self._channel.send_ready():
+                try:
+                    view = view[self._channel.send(bytes(view[:32768])) :]
+                except OSError:
+                    break  # the command has closed its end: its exit status tells the rest
+            else:
+                self._pump(0.05)
+            self._drain()
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def wait_for_output(self, text: bytes, deadline: Deadline) -> bool:
+        """See ``Job``."""
+        while text not in self._out:
+            if deadline.passed or self._finished():
+                self._drain()
+                return text in self._out
+            self._pump(deadline.within(0.5))
+            self._check_alive()
+        return True
+
+    def wait(self, deadline: Deadline) -> CommandResult:
+        """See ``Job``."""
+        while not self._finished():
+            if deadline.passed:
+                raise self._timeout(deadline)
+            self._pump(deadline.within(0.5))
+            self._check_alive()
+        self._drain()
+        status = self._channel.recv_exit_status()
+        self._channel.close()
+        if status < 0 and not self._channel.eof_received:
+            raise ConnectionLostError(f"the connection ended while this ran: {self._command}")
+        return CommandResult(
+            command=self._command,
+            status=status if 0 <= status <= 128 else None,
+            signal=_signal_name(status),
+            stdout=bytes(self._out),
+            stderr=bytes(self._err),
+            seconds=time.monotonic() - self._started,
+            truncated=self._truncated,
+        )
+
+    def close(self) -> None:
+        """See ``Job``."""
+        self._channel.close()
+
+    def _finished(self) -> bool:
+        """All output is here and the status too: the status alone may overtake the output."""
+        channel = self._channel
+        return channel.closed or (channel.exit_status_ready() and bool(channel.eof_received))
+
+    def _pump(self, seconds: float) -> None:
+        """Wait for something to read, then take it."""
+        with contextlib.suppress(OSError, ValueError):  # a channel closed under us
+            select.select([self._channel], [], [], seconds)
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._channel.recv_ready():
+            self._keep(self._out, self._channel.recv(65536))
+        while self._channel.recv_stderr_ready():
+            self._keep(self._err, self._channel.recv_stderr(65536))
+
+    def _keep(self, buffer: bytearray, data: bytes) -> None:
+        room = self._limit - len(buffer)
+        buffer += data[: max(0, room)]
+        self._truncated = self._truncated or len(data) > room
+
+    def _check_alive(self) -> None:
+        process.check_stopping()
+        transport = self._channel.get_transport()
+        if not transport.is_active() and not self._channel.exit_status_ready():
+            raise ConnectionLostError(f"the connection ended while this ran: {self._command}")
+
+    def _timeout(self, deadline: Deadline) -> CommandTimeoutError:
+        self._channel.close()
+        return CommandTimeoutError(
+            f"no end by its deadline ({deadline.seconds:g} s): {self._command}",
+            stdout=bytes(self._out),
+            stderr=bytes(self._err),
+        )
+
+
+def _signal_name(status: int) -> str | None:
+    """The signal that a shell's exit status above 128 stands for.
+
+    A server that says that a signal ended the shell itself gives no status; paramiko 5
+    drops the signal's name.
+    """
+    if status < 0:
+        return "a signal"
+    if status <= 128:
+        return None
+    try:
+        return signal.Signals(status - 128).name
+    except ValueError:
+        return f"SIG{status - 128}"
+
+
+class SshShell:
+    """A shell over one SSH connection."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+
+    def close(self) -> None:
+        """Close the connection; never blocks for long, never raises."""
+        with contextlib.suppress(Exception):
+            self._transport.close()
+
+    def run(
+        self, command: str, deadline: Deadline, *, stdin: bytes = b"", limit: int = MAX_OUTPUT
+    ) -> CommandResult:
+        """See ``Shell``."""
+        job = self._open(command, deadline, limit)
+        job.feed(stdin, deadline)
+        return job.wait(deadline)
+
+    def start(self, command: str, deadline: Deadline) -> SshJob:
+        """See ``Shell``."""
+        job = self._open(command, deadline, MAX_OUTPUT)
+        job.feed(b"", deadline)
+        return job
+
+    def open_terminal(self, kind: str, columns: int, rows: int) -> paramiko.Channel:
+        """An interactive shell on a terminal of its own."""
+        channel = self._transport.open_session(timeout=30)
+        channel.get_pty(kind, columns, rows)
+        channel.invoke_shell()
+        return channel
+
+    def _open(self, command: str, deadline: Deadline, limit: int) -> SshJob:
+        process.check_stopping()
+        try:
+            channel = self._transport.open_session(timeout=max(1.0, deadline.left))
+            channel.exec_command(f"exec sh -c {shlex.quote(command)}")
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ConnectionLostError(f"the guest takes no command ({error}): {command}") from error
+        return SshJob(channel, command, limit)
+
+
+def connect(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Deadline) -> SshShell:
+    """Connect to the guest's SSH server on 127.0.0.1; tries again until the deadline.
+
+    Raises ``ConnectError`` with the last failure, at once if the host key is not ours.
+    """
+    last: Exception | None = None
+    while not deadline.passed:
+        process.check_stopping()
+        try:
+            return _connect_once(port, user_key, host_key, deadline)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            last = error
+            time.sleep(RETRY_SECONDS)
+    raise ConnectError(f"no SSH from the guest: {deadline}; last: {last or 'nothing tried'}")
+
+
+def _connect_once(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Deadline) -> SshShell:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=deadline.within(10))
+    # Without KVM the server's first answer alone can take seconds.
+    transport = paramiko.Transport(sock)
+    transport.banner_timeout = max(1.0, deadline.left)
+    transport.auth_timeout = max(1.0, deadline.left)
+    try:
+        transport.start_client(timeout=max(1.0, deadline.left))
+        if transport.get_remote_server_key() != host_key.private:
+            raise ConnectError("the guest's SSH server shows a host key that is not ours")
+        transport.auth_publickey("root", user_key.private)
+    except BaseException:
+        transport.close()
+        raise
+    return SshShell(transport)
+
+
+def check(result: CommandResult, what: str, error: type[LabError] = LabError) -> CommandResult:
+    """The result, if the command succeeded; else ``error`` with what it printed."""
+    if result.status == 0:
+        return result
+    said = (result.stderr or result.stdout).decode(errors="backslashreplace").strip()
+    status = result.signal or f"status {result.status}"
+    raise error(f"{what}: {status}: {said[-1000:]}")

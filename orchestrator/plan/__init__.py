@@ -1,0 +1,1 @@
+"""Pure values and pure functions: nothing in here touches the world."""

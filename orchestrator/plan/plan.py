@@ -1,0 +1,189 @@
+"""The plan: what a run will do, as a value that can be printed before anything is done."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.foundation.errors import UsageError
+from orchestrator.plan.model import KernelEntry, Lab, NamedScenario
+from orchestrator.plan.recipe import Recipe
+from orchestrator.plan.version import KernelVersion, VersionRange
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a kernel was resolved to, where it was."""
+
+    release: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One scenario on one kernel; with ``skip``, the reason why it will not be played."""
+
+    scenario: NamedScenario
+    skip: str = ""
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """Everything that a run will do with one kernel."""
+
+    name: str
+    entry: KernelEntry
+    recipe: Recipe
+    known: Known | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def modules_wanted(self) -> bool:
+        """Whether any scenario to be played loads a module of the lab."""
+        return any(cell.scenario.modules for cell in self.cells if not cell.skip)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run."""
+
+    lab: Lab
+    kernels: tuple[KernelPlan, ...]
+    jobs: int
+
+    @property
+    def cell_count(self) -> int:
+        """How many cells will be played."""
+        return sum(not cell.skip for kernel in self.kernels for cell in kernel.cells)
+
+
+def select_kernels(lab: Lab, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The kernels that a command line names, in the lab's order.
+
+    Each of ``wanted`` is a kernel's name, a group, an image, or a range of versions; with
+    none, the group ``quick``, or all kernels where there is no such group. Raises
+    ``UsageError`` for a word that names none.
+    """
+    entries = lab.file.kernels
+    if not wanted:
+        names: Sequence[str] = lab.file.groups.get("quick", tuple(entries))
+        return tuple(name for name in entries if name in names)
+    chosen = {name for word in wanted for name in _matching(lab, word)}
+    return tuple(name for name in entries if name in chosen)
+
+
+def _matching(lab: Lab, word: str) -> set[str]:
+    entries = lab.file.kernels
+    if word in entries:
+        return {word}
+    if word in lab.file.groups:
+        return set(lab.file.groups[word])
+    if found := {name for name, entry in entries.items() if entry.image == word}:
+        return found
+    try:
+        versions = VersionRange.parse(word)
+    except ValueError as error:
+        raise UsageError(f"--kernel {word}: {error}", hint=_kernel_words(lab)) from None
+    found = {
+        name
+        for name, entry in entries.items()
+        if versions.contains(KernelVersion.parse(entry.version))
+    }
+    if not found:
+        raise UsageError(f"--kernel {word}: no kernel of this lab is that", hint=_kernel_words(lab))
+    return found
+
+
+def _kernel_words(lab: Lab) -> str:
+    words = f"kernels: {', '.join(lab.file.kernels)}"
+    return words + (f"; groups: {', '.join(lab.file.groups)}" if lab.file.groups else "")
+
+
+def select_scenarios(lab: Lab, patterns: Sequence[str]) -> tuple[NamedScenario, ...]:
+    """The scenarios whose name one of ``patterns`` matches; all with none.
+
+    A pattern is shell-like (``*``, ``?``) and must fit the whole name; one without such
+    characters fits anywhere in it. Raises ``UsageError`` if nothing fits.
+    """
+    if not patterns:
+        return lab.scenarios
+    for pattern in patterns:
+        if not any(_fits(scenario.name, pattern) for scenario in lab.scenarios):
+            raise UsageError(
+                f"--scenario {pattern}: no scenario of this lab is called so",
+                hint="`lab list` shows them",
+            )
+    return tuple(s for s in lab.scenarios if any(_fits(s.name, p) for p in patterns))
+
+
+def _fits(name: str, pattern: str) -> bool:
+    if any(char in pattern for char in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    return pattern in name
+
+
+def resolve_plan(
+    lab: Lab,
+    *,
+    kernels: Sequence[str],
+    scenarios: Sequence[NamedScenario],
+    recipes: Mapping[str, Recipe],
+    known: Mapping[str, Known],
+    jobs: int,
+) -> Plan:
+    """The plan of a run over these kernels and scenarios.
+
+    Where a kernel is not resolved yet, its series stands for its version.
+    """
+    cells = tuple(Cell(scenario) for scenario in scenarios)
+    plans = []
+    for name in kernels:
+        entry = lab.file.kernels[name]
+        plan = KernelPlan(name, entry, recipes[entry.image], None, cells)
+        plans.append(with_known(plan, known.get(name)))
+    return Plan(lab, tuple(plans), jobs)
+
+
+def with_known(plan: KernelPlan, known: Known | None) -> KernelPlan:
+    """The plan once its kernel is resolved: which scenarios are for exactly this version."""
+    version = KernelVersion.parse(known.version if known else plan.entry.version)
+    cells = tuple(
+        Cell(cell.scenario, _reason_to_skip(cell.scenario, version)) for cell in plan.cells
+    )
+    return replace(plan, known=known, cells=cells)
+
+
+def _reason_to_skip(scenario: NamedScenario, version: KernelVersion) -> str:
+    if scenario.kernels.contains(version):
+        return ""
+    return f"it is for kernels {scenario.kernels}, this is {version}"
+
+
+def render_plan(plan: Plan) -> str:
+    """The plan as a person reads it."""
+    lines = [f"lab {plan.lab.file.lab}: {_counted(plan.cell_count, 'cell')}, {plan.jobs} at a time"]
+    guest = plan.lab.file.guest
+    lines.append(f"  guests: {guest.memory_mib} MiB, {_counted(guest.cpus, 'processor')}")
+    for name, folder in plan.lab.module_dirs.items():
+        lines.append(f"  modules {name}: {folder}")
+    for kernel in plan.kernels:
+        lines += ["", *_render_kernel(kernel)]
+    return "\n".join(lines) + "\n"
+
+
+def _render_kernel(kernel: KernelPlan) -> list[str]:
+    what = (
+        f"{kernel.known.release} (version {kernel.known.version})"
+        if kernel.known
+        else f"the newest {kernel.entry.version} of {kernel.recipe.release}, not looked up yet"
+    )
+    lines = [f"kernel {kernel.name}: {what}, in {kernel.entry.image}"]
+    for cell in kernel.cells:
+        note = f"  (skipped: {cell.skip})" if cell.skip else ""
+        lines.append(f"  {cell.scenario.name}{note}")
+    return lines
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
