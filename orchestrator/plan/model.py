@@ -1,0 +1,709 @@
+"""What a user writes, as values: the lab, its kernels, its scenarios, their steps.
+
+Every class here is a shape of ``lab.yaml`` or of a scenario file; the field
+descriptions are the reference of the language (and of its JSON schema). Reading a
+file into these, with positions for every error, is ``labfile``'s work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from orchestrator.plan.version import VersionRange
+
+# Limits that keep a stranger's file from exhausting the host; far above honest use.
+MAX_STEPS = 500
+MAX_DATA_BYTES = 1 << 20
+MAX_REGEX = 500
+
+
+class RefusedError(ValueError):
+    """What a validator here says of a value, in the user's words, with a hint if it has one.
+
+    A hint that takes work to find may be a function: it is called only if it is shown.
+    """
+
+    def __init__(self, message: str, *, hint: str | Callable[[], str] = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+# --- texts -------------------------------------------------------------------------------
+
+
+def as_written(raw: Any) -> Any:
+    """A plain number or truth value of a file as the text that stands there, for text fields.
+
+    ``version: 6.10`` means the text "6.10", which the number 6.1 no longer knows.
+    """
+    if isinstance(raw, bool):
+        return "true" if raw else "false"
+    written = getattr(raw, "source", None)
+    return written if isinstance(written, str) else raw
+
+
+def _known_errno(name: str) -> str:
+    if not hasattr(errno, name):
+        raise RefusedError(
+            f"there is no error {name!r}", hint=lambda: did_you_mean(name, dir(errno))
+        )
+    return name
+
+
+def _known_signal(name: str) -> str:
+    if name not in signal.Signals.__members__:
+        raise RefusedError(
+            f"there is no signal {name!r}",
+            hint=lambda: did_you_mean(name, signal.Signals.__members__),
+        )
+    return name
+
+
+def did_you_mean(text: str, candidates: Iterable[str]) -> str:
+    """A hint that names the candidate most like ``text``, or nothing if none is like it."""
+    close = difflib.get_close_matches(text, list(candidates), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _compiles(regex: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            # What Python may change its mind about one day is no error of this file.
+            warnings.simplefilter("ignore")
+            re.compile(regex, re.MULTILINE)
+    except RecursionError:
+        raise RefusedError("not a regular expression: nested too deep") from None
+    except (re.error, OverflowError) as error:
+        raise RefusedError(f"not a regular expression: {error}") from None
+    return regex
+
+
+def hex_to_bytes(digits: str) -> bytes:
+    """The bytes of checked hexadecimal digits; blanks may be anywhere, even within a byte."""
+    return bytes.fromhex("".join(digits.split()))
+
+
+def _even_digits(digits: str) -> str:
+    if len("".join(digits.split())) % 2:
+        raise RefusedError("an odd number of hexadecimal digits: two make a byte")
+    return digits
+
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$"
+_MODULE = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,54}$"
+_PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]{0,79}$"
+_PARAMETER_TEXT = r'^[^\x00-\x1f"]*$'
+_GUEST_PATH = r"^/[^\x00\n]*$"
+_COMMAND = r"^[^\x00]*$"
+_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
+_ERRNO = r"^E[A-Z0-9]{1,14}$"
+_SIGNAL = r"^SIG[A-Z0-9]{1,9}$"
+_SERIES = r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$"
+_HEX = r"^[0-9a-fA-F \t\r\n]*$"
+
+PATTERN_WORDS: Mapping[str, str] = {
+    _NAME: "a name: up to 80 letters, digits and '.', '_', '+', '-', the first a letter or digit",
+    _MODULE: "a module's name: up to 55 letters, digits and '_', '-'",
+    _PARAMETER: "a parameter's name: letters, digits and '_'",
+    _PARAMETER_TEXT: "a parameter's value: text without double quotes and control characters",
+    _GUEST_PATH: "a path in the guest: it begins with '/'",
+    _COMMAND: "a command: text without NUL characters",
+    _LINE: "one line of text, without control characters",
+    _ERRNO: "an error's name, such as 'EINVAL'",
+    _SIGNAL: "a signal's name, such as 'SIGTERM'",
+    _SERIES: "a version: numbers with points between, such as '6.1'",
+    _HEX: "hexadecimal digits and blanks",
+}
+"""Every pattern of the language, as what it allows in words: for error messages."""
+
+# Last in each, so that it comes first, and so that pydantic still sees a plain string to
+# put the limits on.
+_WRITTEN = BeforeValidator(as_written)
+
+Text = Annotated[str, _WRITTEN]
+FilledText = Annotated[str, Field(min_length=1), _WRITTEN]
+
+Name = Annotated[str, Field(pattern=_NAME), _WRITTEN]
+"""A name that is also safe as a file name."""
+
+ModuleName = Annotated[str, Field(pattern=_MODULE), _WRITTEN]
+"""A module as ``modprobe`` names it (``MODULE_NAME_LEN``, with the NUL, is 56 on 64-bit)."""
+
+ParameterName = Annotated[str, Field(pattern=_PARAMETER), _WRITTEN]
+GuestPath = Annotated[str, Field(pattern=_GUEST_PATH, max_length=1024), _WRITTEN]
+LabPath = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
+"""A path relative to ``lab.yaml``; that it stays below is ``labfile``'s to check."""
+Series = Annotated[str, Field(pattern=_SERIES), _WRITTEN]
+Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
+KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+ErrnoName = Annotated[str, Field(pattern=_ERRNO), AfterValidator(_known_errno), _WRITTEN]
+SignalName = Annotated[str, Field(pattern=_SIGNAL), AfterValidator(_known_signal), _WRITTEN]
+Hex = Annotated[
+    str,
+    Field(pattern=_HEX, max_length=4 * MAX_DATA_BYTES),
+    AfterValidator(_even_digits),
+    _WRITTEN,
+]
+Regex = Annotated[
+    str, Field(min_length=1, max_length=MAX_REGEX), AfterValidator(_compiles), _WRITTEN
+]
+
+
+def _text_or_mapping(raw: Any) -> str:
+    """The tag of what may be text or a mapping: one error then, not one for each."""
+    return "mapping" if isinstance(raw, Mapping | BaseModel) else "text"
+
+
+class Value(BaseModel):
+    """Base of everything here: immutable, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True
+    )
+
+
+# --- what a step may expect ------------------------------------------------------------
+
+
+class Match(Value):
+    """What some output must be like. A plain string in its place means ``equals``."""
+
+    equals: Text | None = Field(default=None, description="exactly this text")
+    hex: Hex | None = Field(
+        default=None, description="exactly these bytes, as hexadecimal digits, blanks ignored"
+    )
+    contains: tuple[FilledText, ...] = Field(default=(), description="each of these texts occurs")
+    lacks: tuple[FilledText, ...] = Field(default=(), description="none of these texts occurs")
+    matches: Regex | None = Field(
+        default=None,
+        description="a regular expression that matches somewhere (Python's `re`, multi-line)",
+    )
+    size: int | None = Field(default=None, ge=0, description="exactly so many bytes")
+
+    @model_validator(mode="after")
+    def _something(self) -> Match:
+        if self.equals is not None and self.hex is not None:
+            raise RefusedError("`equals` and `hex` both say all of it: only one of them")
+        if not (self.contains or self.lacks) and all(
+            part is None for part in (self.equals, self.hex, self.matches, self.size)
+        ):
+            raise RefusedError(f"nothing is checked: it needs one of {_listed(Match.model_fields)}")
+        return self
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _plain_as(key: str, raw: Any) -> Any:
+    """Plain text in place of a mapping, as the mapping with that text under ``key``."""
+    return {key: raw} if isinstance(raw, str) else raw
+
+
+TextOrMatch = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[Match, Tag("mapping")],
+    Discriminator(_text_or_mapping),
+]
+
+
+class RunExpect(Value):
+    """What a command must do. A plain string in its place means ``stdout``, exactly."""
+
+    plain_key: ClassVar[str] = "stdout"
+    status: int | None = Field(
+        default=None, ge=0, le=255, description="its exit status (0 unless `signal` is expected)"
+    )
+    signal: SignalName | None = Field(
+        default=None, description="the signal that must have ended it"
+    )
+    stdout: TextOrMatch | None = Field(default=None, description="what it prints")
+    stderr: TextOrMatch | None = Field(default=None, description="what it prints to standard error")
+    within: Seconds | None = Field(default=None, description="it takes at most so many seconds")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, raw: Any) -> Any:
+        return _plain_as(cls.plain_key, raw)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> RunExpect:
+        if self.status is not None and self.signal is not None:
+            raise RefusedError("a command that a signal ends has no status: `status` or `signal`")
+        return self
+
+
+class ReadExpect(Value):
+    """What a read must give. A plain string in its place means ``content``, exactly."""
+
+    plain_key: ClassVar[str] = "content"
+    content: TextOrMatch | None = Field(default=None, description="the bytes that come back")
+    errno: ErrnoName | None = Field(default=None, description="it fails with this error instead")
+    within: Seconds | None = Field(default=None, description="it takes at most so many seconds")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, raw: Any) -> Any:
+        return _plain_as(cls.plain_key, raw)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> ReadExpect:
+        if self.content is not None and self.errno is not None:
+            raise RefusedError("a read that fails gives nothing: `content` or `errno`")
+        return self
+
+
+class WriteExpect(Value):
+    """What a write must give. Without one, all bytes must be taken."""
+
+    written: int | None = Field(default=None, ge=0, description="the count that write(2) returns")
+    errno: ErrnoName | None = Field(default=None, description="it fails with this error instead")
+    within: Seconds | None = Field(default=None, description="it takes at most so many seconds")
+
+    @model_validator(mode="after")
+    def _one_end(self) -> WriteExpect:
+        if self.written is not None and self.errno is not None:
+            raise RefusedError("a write that fails takes nothing: `written` or `errno`")
+        return self
+
+
+class ModuleExpect(Value):
+    """What loading or unloading must give. Without one, it must succeed."""
+
+    errno: ErrnoName | None = Field(default=None, description="it fails with this error instead")
+    within: Seconds | None = Field(default=None, description="it takes at most so many seconds")
+
+
+# --- steps -------------------------------------------------------------------------------
+
+
+class Step(Value):
+    """What all steps share."""
+
+    verb: ClassVar[str]
+    name: Name | None = Field(
+        default=None, description="a name, for `log: {since: …}` and for reports"
+    )
+    timeout: Seconds | None = Field(
+        default=None,
+        description="seconds until the step is given up, on KVM; more where guests are emulated",
+    )
+
+    @property
+    def title(self) -> str:
+        """The step in one line, as reports show it."""
+        return f"{self.verb} {getattr(self, self.verb)}"
+
+
+def _parameter_kind(raw: Any) -> str:
+    if isinstance(raw, bool):
+        return "flag"
+    # A number that would be written otherwise than it stands in the file stays as it stands.
+    as_is = isinstance(raw, int) and as_written(raw) in (raw, str(raw))
+    return "number" if as_is else "text"
+
+
+ParameterValue = Annotated[
+    Annotated[str, Field(pattern=_PARAMETER_TEXT, max_length=1024), _WRITTEN, Tag("text")]
+    | Annotated[int, Tag("number")]
+    | Annotated[bool, Tag("flag")],
+    Discriminator(_parameter_kind),
+]
+
+
+class LoadStep(Step):
+    """Load a module of this lab, with parameters."""
+
+    verb: ClassVar[str] = "load"
+    load: ModuleName = Field(description="the module")
+    parameters: Mapping[ParameterName, ParameterValue] = Field(
+        default_factory=dict, description="module parameters, as `insmod` takes them"
+    )
+    expect: ModuleExpect = ModuleExpect()
+
+
+class UnloadStep(Step):
+    """Unload a module."""
+
+    verb: ClassVar[str] = "unload"
+    unload: ModuleName = Field(description="the module")
+    expect: ModuleExpect = ModuleExpect()
+
+
+class RunStep(Step):
+    """Run a shell command in the guest, as root unless `user` says otherwise."""
+
+    verb: ClassVar[str] = "run"
+    run: Command = Field(description="the command, for `sh -c`")
+    stdin: Text = Field(default="", max_length=MAX_DATA_BYTES, description="what it reads")
+    user: int | None = Field(default=None, ge=0, le=65534, description="the user id to run it as")
+    expect: RunExpect = RunExpect()
+
+
+class ReadStep(Step):
+    """Read a file to its end with read(2), like `cat` but exact."""
+
+    verb: ClassVar[str] = "read"
+    read: GuestPath = Field(description="the file")
+    size: int = Field(default=65536, ge=1, le=1 << 20, description="the buffer: bytes per read(2)")
+    offset: int | None = Field(
+        default=None, ge=0, le=(1 << 63) - 1, description="one pread(2) at this offset instead"
+    )
+    expect: ReadExpect = ReadExpect()
+
+
+class Repeat(Value):
+    """A text so many times over."""
+
+    text: FilledText = Field(description="the text")
+    times: int = Field(ge=0, le=MAX_DATA_BYTES, description="how many times")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Repeat:
+        if len(self.text.encode()) * self.times > MAX_DATA_BYTES:
+            raise RefusedError(f"more than {MAX_DATA_BYTES} bytes in all")
+        return self
+
+
+class Data(Value):
+    """Bytes to write that are not plain text: `hex` or `repeat`."""
+
+    hex: Hex | None = Field(default=None, description="the bytes, as hexadecimal digits")
+    repeat: Repeat | None = Field(default=None, description="a text many times over")
+
+    @model_validator(mode="after")
+    def _one(self) -> Data:
+        if (self.hex is None) == (self.repeat is None):
+            raise RefusedError("it needs exactly one of `hex` and `repeat`")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The bytes meant."""
+        if self.hex is not None:
+            return hex_to_bytes(self.hex)
+        assert self.repeat is not None
+        return self.repeat.text.encode() * self.repeat.times
+
+
+DataOrText = Annotated[
+    Annotated[str, Field(max_length=MAX_DATA_BYTES), _WRITTEN, Tag("text")]
+    | Annotated[Data, Tag("mapping")],
+    Discriminator(_text_or_mapping),
+]
+
+
+class WriteStep(Step):
+    """Write to a file with one write(2), like `echo` but exact: no newline is added."""
+
+    verb: ClassVar[str] = "write"
+    write: GuestPath = Field(description="the file, opened as the shell's `>` does")
+    data: DataOrText = Field(description="text, or `hex:` or `repeat:`")
+    append: bool = Field(default=False, description="open as the shell's `>>` does")
+    offset: int | None = Field(
+        default=None, ge=0, le=(1 << 63) - 1, description="one pwrite(2) at this offset instead"
+    )
+    expect: WriteExpect = WriteExpect()
+
+    @property
+    def data_bytes(self) -> bytes:
+        """The bytes to write."""
+        return self.data.encode() if isinstance(self.data, str) else self.data.to_bytes()
+
+
+class LogLine(Value):
+    """A line that the kernel log must have. A plain string in its place means ``text``."""
+
+    text: FilledText | None = Field(default=None, description="the line contains this text")
+    regex: Regex | None = Field(default=None, description="the line matches (Python's `re`)")
+    count: int | None = Field(
+        default=None, ge=0, description="exactly so many lines do (at least one if absent)"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> LogLine:
+        if (self.text is None) == (self.regex is None):
+            raise RefusedError("it needs exactly one of `text` and `regex`")
+        return self
+
+
+TextOrLine = Annotated[
+    Annotated[FilledText, Tag("text")] | Annotated[LogLine, Tag("mapping")],
+    Discriminator(_text_or_mapping),
+]
+
+
+class LogExpect(Value):
+    """What the kernel log must and must not say, since a step or the scenario's start."""
+
+    since: Name | None = Field(
+        default=None, description="the name of an earlier step: only what was logged from then on"
+    )
+    has: tuple[TextOrLine, ...] = Field(
+        default=(), description="lines that must be there, in order"
+    )
+    in_any_order: bool = Field(default=False, description="do not mind the order of `has`")
+    lacks: tuple[TextOrLine, ...] = Field(default=(), description="lines that must not be there")
+
+    @model_validator(mode="after")
+    def _something(self) -> LogExpect:
+        if not self.has and not self.lacks:
+            raise RefusedError("nothing is checked: it needs `has` or `lacks`")
+        if any(isinstance(line, LogLine) and line.count is not None for line in self.lacks):
+            raise RefusedError(
+                "`count` has no meaning in `lacks`: the line must not be there at all"
+            )
+        return self
+
+
+class LogStep(Step):
+    """Compare the kernel log, as the host saw it, with what is expected."""
+
+    verb: ClassVar[str] = "log"
+    log: LogExpect
+
+    @property
+    def title(self) -> str:
+        """The step in one line; its mapping would be too long for it."""
+        return f"log since {self.log.since}" if self.log.since else "log"
+
+
+class BackgroundStep(Step):
+    """Start a command that goes on while the next steps run; `end` ends it."""
+
+    verb: ClassVar[str] = "background"
+    background: Command = Field(description="the command, for `sh -c`")
+    name: Name = Field(description="the name by which `end` finds it")
+    until: FilledText | None = Field(
+        default=None, description="go on only when it has printed this text"
+    )
+    user: int | None = Field(default=None, ge=0, le=65534, description="the user id to run it as")
+
+
+class EndStep(Step):
+    """Wait for a background command to end, or send it a signal first."""
+
+    verb: ClassVar[str] = "end"
+    end: Name = Field(description="the `name` of a `background` step")
+    signal: SignalName | None = Field(default=None, description="send this signal first")
+    expect: RunExpect = RunExpect()
+
+
+def _only_true(raw: Any) -> Any:
+    # To Python, and so to Literal, 1 is True.
+    if raw is not True:
+        raise RefusedError("only `true` can stand here")
+    return raw
+
+
+class RebootStep(Step):
+    """Reboot the guest in an orderly way and wait until it is up again; modules are gone then."""
+
+    verb: ClassVar[str] = "reboot"
+    reboot: Annotated[Literal[True], BeforeValidator(_only_true)] = Field(
+        description="always `true`"
+    )
+
+    @property
+    def title(self) -> str:
+        """The step in one line; that it is true says nothing."""
+        return "reboot"
+
+
+STEP_CLASSES: tuple[type[Step], ...] = (
+    LoadStep,
+    UnloadStep,
+    RunStep,
+    ReadStep,
+    WriteStep,
+    LogStep,
+    BackgroundStep,
+    EndStep,
+    RebootStep,
+)
+STEP_VERBS = tuple(step.verb for step in STEP_CLASSES)
+
+
+def step_verb(raw: Any) -> str | None:
+    """Which kind of step a mapping is: the first of its keys that is a verb, if any."""
+    if isinstance(raw, Step):
+        return raw.verb
+    if isinstance(raw, Mapping):
+        return next((key for key in raw if key in STEP_VERBS), None)
+    return None
+
+
+AnyStep = Annotated[
+    Annotated[LoadStep, Tag("load")]
+    | Annotated[UnloadStep, Tag("unload")]
+    | Annotated[RunStep, Tag("run")]
+    | Annotated[ReadStep, Tag("read")]
+    | Annotated[WriteStep, Tag("write")]
+    | Annotated[LogStep, Tag("log")]
+    | Annotated[BackgroundStep, Tag("background")]
+    | Annotated[EndStep, Tag("end")]
+    | Annotated[RebootStep, Tag("reboot")],
+    Discriminator(step_verb),
+]
+
+FindingClass = Literal[
+    "panic",
+    "oops",
+    "bug",
+    "gpf",
+    "warning",
+    "kasan",
+    "kfence",
+    "ubsan",
+    "kcsan",
+    "lockdep",
+    "atomic-sleep",
+    "rcu-stall",
+    "soft-lockup",
+    "hard-lockup",
+    "hung-task",
+    "list-corruption",
+    "refcount",
+    "kmemleak",
+    "workqueue-stall",
+    "stack-overflow",
+    "oom",
+    "duplicate-name",
+    "not-empty",
+    "lost-log",
+]
+"""What can be wrong in a kernel log. The detectors are in ``klog``."""
+
+
+class Scenario(Value):
+    """Named steps with expectations, for a range of kernels, on modules of the lab."""
+
+    about: Text = Field(default="", max_length=2000, description="what it shows, in a sentence")
+    modules: tuple[ModuleName, ...] = Field(
+        default=(),
+        description="loaded, in this order, before the first step; unloaded after the last",
+    )
+    kernels: Text = Field(
+        default="", description="the versions that it is for, as a range; all if absent"
+    )
+    expect_kernel: tuple[FindingClass, ...] = Field(
+        default=(),
+        description="what the kernel must complain of; anything else still fails the scenario",
+    )
+    fresh: bool = Field(default=False, description="boot a guest for this scenario alone")
+    steps: tuple[AnyStep, ...] = Field(
+        min_length=1, max_length=MAX_STEPS, description="what is done, in this order"
+    )
+
+
+class ScenarioFile(Value):
+    """A scenario file: scenarios by name."""
+
+    scenarios: Mapping[Name, Scenario] = Field(min_length=1, description="scenarios by name")
+
+
+# --- lab.yaml ------------------------------------------------------------------------------
+
+
+class KernelEntry(Value):
+    """A kernel of the lab: which version, and in which userland it runs and builds."""
+
+    image: Name = Field(description="the recipe in `images/` that gives its userland")
+    version: Series = Field(
+        description="the newest kernel of this series that the image's release offers",
+    )
+    flavour: Name | None = Field(
+        default=None,
+        description="as in the package's name (`amd64`, `generic`); the recipe's if absent",
+    )
+    package: Name | None = Field(
+        default=None, description="exactly this image package, where the newest will not do"
+    )
+
+
+class GuestSettings(Value):
+    """The virtual machine."""
+
+    memory_mib: int = Field(default=512, ge=128, le=16384, description="memory of each guest")
+    cpus: int = Field(default=2, ge=1, le=64, description="processors of each guest")
+    arguments: tuple[KernelArgument, ...] = Field(
+        default=(), description="further kernel arguments"
+    )
+
+
+class Timeouts(Value):
+    """Seconds on KVM; where guests are emulated the lab allows more."""
+
+    boot: Seconds = Field(default=60.0, description="until a guest is up")
+    build: Seconds = Field(default=120.0, description="for the modules of one kernel to build")
+    step: Seconds = Field(default=10.0, description="for a step without `timeout`")
+    scenario: Seconds = Field(default=120.0, description="for all steps of a scenario")
+
+
+class LabFile(Value):
+    """``lab.yaml``."""
+
+    lab: Name = Field(description="the lab's name")
+    modules: Mapping[Name, LabPath] = Field(
+        default_factory=dict,
+        description="folders with a `Kbuild` or `Makefile`, relative to this file, by a name",
+    )
+    kernels: Mapping[Name, KernelEntry] = Field(min_length=1, description="kernels by name")
+    groups: Mapping[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="kernels by group; `lab run` plays `quick` if there is one, else all",
+    )
+    scenarios: tuple[LabPath, ...] = Field(
+        min_length=1, description="scenario files, relative to this file; `*` allowed"
+    )
+    images: LabPath | None = Field(
+        default=None, description="a folder with recipes of your own, relative to this file"
+    )
+    guest: GuestSettings = GuestSettings()
+    timeouts: Timeouts = Timeouts()
+
+
+# --- what labfile makes of them ------------------------------------------------------------
+
+
+class NamedScenario(Value):
+    """A scenario with what its file says of it."""
+
+    name: str = Field(description="file's stem, a slash, the scenario's name")
+    path: Path
+    line: int
+    scenario: Scenario
+    kernels: VersionRange
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Every module that it loads, in order of first use."""
+        loads = [step.load for step in self.scenario.steps if isinstance(step, LoadStep)]
+        return tuple(dict.fromkeys((*self.scenario.modules, *loads)))
+
+
+class Lab(Value):
+    """A whole lab as read: paths resolved, scenarios in order, nothing fetched or run."""
+
+    path: Path
+    file: LabFile
+    module_dirs: Mapping[str, Path]
+    scenarios: tuple[NamedScenario, ...]
+    images_dir: Path | None
