@@ -1,0 +1,49 @@
+# `make help` says what there is. Everything installs what it needs first.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo y),$(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+# Options for `lab run` and pytest: make run ARGS='--kernel 6.1'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## say what the targets do
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: host $(VENV)/.installed ## install what is missing, on the host and in .venv
+
+.PHONY: host
+host:
+	@scripts/setup-host
+
+$(VENV)/.installed: pyproject.toml | host
+	@test -n "$(PYTHON)" || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "The lab needs Python 3.11 or newer; make PYTHON=/path/to/python3.x" >&2; exit 3; }
+	@echo "Making $(VENV), the lab's own Python packages"
+	@$(or $(PYTHON),python3) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.PHONY: run
+run: setup ## play this repository's lab: the procfs modules on the quick kernels
+	@$(BIN)/lab run $(ARGS)
+
+.PHONY: check
+check: setup ## all that needs no guest: style, types, layers, unit and contract tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m 'not vm' $(ARGS)
+
+.PHONY: test
+test: setup ## everything, with real guests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: clean
+clean: ## remove what was made here; the cache of kernels and images stays
+	rm -rf $(VENV) lab-results build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The ways in: the ``lab`` command line."""

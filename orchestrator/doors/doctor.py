@@ -1,0 +1,220 @@
+"""``lab doctor``: what this machine lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orchestrator import __version__
+from orchestrator.adapters.accelerator import KVM, cached_verdict, qemu_version, without_probing
+from orchestrator.adapters.cache import Cache, default_cache_dir
+from orchestrator.adapters.distribution import DEBIAN_KEYRING, HOST_KEYRINGS
+from orchestrator.foundation import process
+from orchestrator.foundation.errors import EXIT_BROKEN, EXIT_PASSED, HostError
+from orchestrator.policy.capacity import available_mib
+
+System = Literal["debian", "fedora", "arch"]
+# One guest image, one kernel and their packages take about 0.4 GiB.
+CACHE_GIB_WANTED = 4
+MEMORY_MIB_WANTED = 1536
+
+INSTALL: dict[System, str] = {
+    "debian": "apt-get install --no-install-recommends",
+    "fedora": "dnf install",
+    "arch": "pacman -S --needed",
+}
+# Tool by tool: the package that has it on each system.
+PACKAGES: dict[str, dict[System, str]] = {
+    "qemu-system-x86_64": {
+        "debian": "qemu-system-x86",
+        "fedora": "qemu-system-x86-core",
+        "arch": "qemu-system-x86",
+    },
+    "mmdebstrap": {"debian": "mmdebstrap", "fedora": "mmdebstrap", "arch": "mmdebstrap"},
+    "apt-get": {"debian": "apt", "fedora": "apt", "arch": "apt"},
+    "dpkg-deb": {"debian": "dpkg", "fedora": "dpkg", "arch": "dpkg"},
+    "gpgv": {"debian": "gpgv", "fedora": "gnupg2", "arch": "gnupg"},
+    "sqfstar": {"debian": "squashfs-tools", "fedora": "squashfs-tools", "arch": "squashfs-tools"},
+    "mksquashfs": {
+        "debian": "squashfs-tools",
+        "fedora": "squashfs-tools",
+        "arch": "squashfs-tools",
+    },
+    "depmod": {"debian": "kmod", "fedora": "kmod", "arch": "kmod"},
+    "setpriv": {"debian": "util-linux", "fedora": "util-linux", "arch": "util-linux"},
+    "prlimit": {"debian": "util-linux", "fedora": "util-linux-core", "arch": "util-linux"},
+    "unshare": {"debian": "util-linux", "fedora": "util-linux-core", "arch": "util-linux"},
+}
+ROOTLESS_TOOL = "newuidmap"
+ROOTLESS_PACKAGES: dict[System, str] = {
+    "debian": "uidmap",
+    "fedora": "shadow-utils",
+    "arch": "shadow",
+}
+KEYRING_PACKAGES: dict[System, str] = {
+    "debian": "debian-archive-keyring",
+    "fedora": "debian-keyring",
+    "arch": "debian-archive-keyring",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: well or not, what was found, and what mends it."""
+
+    name: str
+    well: bool
+    found: str
+    mend: str = ""
+    needed: bool = True
+    """Whether the lab cannot work without it."""
+
+
+def host_system() -> System:
+    """Which family of distributions this is, by ``/etc/os-release``; Debian's if unknown."""
+    try:
+        text = Path("/etc/os-release").read_text().lower()
+    except OSError:
+        return "debian"
+    words = {
+        word
+        for line in text.splitlines()
+        if line.startswith(("id=", "id_like="))
+        for word in line.split("=", 1)[1].strip('"').split()
+    }
+    if words & {"fedora", "rhel", "centos"}:
+        return "fedora"
+    return "arch" if "arch" in words else "debian"
+
+
+def check_host() -> tuple[Check, ...]:
+    """Everything that can be seen without starting a guest or touching the network."""
+    system = host_system()
+    return (
+        _python(),
+        _architecture(),
+        *(_tool(name, packages[system], system) for name, packages in PACKAGES.items()),
+        *_rootless(system),
+        _keyring(system),
+        _cache_room(),
+        _memory(),
+        _accelerator(),
+    )
+
+
+def require_host() -> None:
+    """Raise ``HostError`` for the first thing that the lab cannot work without."""
+    lacking = [check for check in check_host() if not check.well and check.needed]
+    if lacking:
+        first = lacking[0]
+        more = f" (and {len(lacking) - 1} more: `lab doctor`)" if len(lacking) > 1 else ""
+        raise HostError(f"{first.name}: {first.found}{more}", hint=first.mend)
+
+
+def report() -> int:
+    """Print every check; the exit status."""
+    checks = check_host()
+    print(f"lab {__version__}, Python {platform.python_version()}, {_distribution()}")
+    for check in checks:
+        sign = "ok " if check.well else ("NO " if check.needed else "-- ")
+        print(f"  {sign} {check.name:<20} {check.found}")
+        if not check.well and check.mend:
+            print(f"      mend: {check.mend}")
+    packages = [check for check in checks if not check.well and check.needed]
+    if packages:
+        print(f"{len(packages)} of these must be mended before `lab run` can work.")
+        return EXIT_BROKEN
+    print("This machine can run the lab.")
+    return EXIT_PASSED
+
+
+def _distribution() -> str:
+    try:
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except OSError:
+        return platform.platform()
+    fields = dict(line.split("=", 1) for line in lines if "=" in line)
+    return f"{fields.get('PRETTY_NAME', 'Linux').strip(chr(34))}, kernel {os.uname().release}"
+
+
+def _python() -> Check:
+    return Check("Python", sys.version_info >= (3, 11), platform.python_version(), "Python 3.11")
+
+
+def _architecture() -> Check:
+    machine = platform.machine()
+    return Check(
+        "processor", machine == "x86_64", machine, "the lab's guests are x86_64, and so is its host"
+    )
+
+
+def _tool(name: str, package: str, system: System) -> Check:
+    mend = f"{_sudo()}{INSTALL[system]} {package}"
+    try:
+        path = process.find_tool(name)
+        found = qemu_version() if name.startswith("qemu") else path
+    except HostError:
+        return Check(name, False, "not installed", mend)
+    return Check(name, True, found)
+
+
+def _sudo() -> str:
+    return "" if os.geteuid() == 0 else "sudo "
+
+
+def _rootless(system: System) -> tuple[Check, ...]:
+    """What making images takes when one is not root."""
+    if os.geteuid() == 0:
+        return ()
+    tool = _tool(ROOTLESS_TOOL, ROOTLESS_PACKAGES[system], system)
+    user = getpass.getuser()
+    try:
+        lines = Path("/etc/subuid").read_text().splitlines()
+    except OSError:
+        lines = []
+    mapped = any(line.startswith((f"{user}:", f"{os.getuid()}:")) for line in lines)
+    found = "a range is yours" if mapped else f"no range of user ids for {user}"
+    mend = f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+    return (tool, Check("/etc/subuid", mapped, found, mend))
+
+
+def _keyring(system: System) -> Check:
+    path = HOST_KEYRINGS / DEBIAN_KEYRING
+    mend = f"{_sudo()}{INSTALL[system]} {KEYRING_PACKAGES[system]}"
+    return Check("Debian's keys", path.exists(), str(path) if path.exists() else "missing", mend)
+
+
+def _cache_room() -> Check:
+    folder = default_cache_dir()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / (1 << 30)
+    writable = os.access(existing, os.W_OK)
+    found = f"{folder}: {free:.1f} GiB free" if writable else f"{existing}: not writable"
+    well = writable and free >= CACHE_GIB_WANTED
+    mend = f"LAB_CACHE=/some/folder with {CACHE_GIB_WANTED} GiB free puts it elsewhere"
+    # A warm cache needs no room; a cold one says so itself when the disk is full.
+    return Check("cache", well, found, mend, needed=not writable)
+
+
+def _memory() -> Check:
+    mib = available_mib()
+    mend = "`guest: {memory_mib: 256}` in lab.yaml makes guests smaller"
+    return Check("memory", mib >= MEMORY_MIB_WANTED, f"{mib} MiB available", mend, needed=False)
+
+
+def _accelerator() -> Check:
+    try:
+        verdict = without_probing() or cached_verdict(Cache(default_cache_dir()))
+    except HostError as error:
+        return Check("accelerator", False, error.message, needed=False)
+    if verdict is None:
+        return Check("accelerator", True, f"{KVM} is there; the first run finds out if it works")
+    slow = "" if verdict.accelerator == "kvm" else " (slower, as sure)"
+    found = f"{verdict.accelerator}{slow}: {verdict.reason}"
+    return Check("accelerator", verdict.accelerator == "kvm", found, needed=False)

@@ -1,0 +1,160 @@
+"""What a person sees while a run goes on: a table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from orchestrator.plan.outcome import Outcome
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.visible import visible as printable
+from orchestrator.policy.events import CellDone, Doing, Event, KernelDone, Note
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFRESH_PER_SECOND = 4
+
+
+class Progress(Protocol):
+    """Shows a run; a context, and a listener for its events."""
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+
+
+def open_progress(plan: Plan, stream: TextIO | None = None) -> Progress:
+    """A table where ``stream`` (standard error) is a terminal, else lines."""
+    out = stream or sys.stderr
+    if out.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        return TableProgress(plan, out)
+    return LineProgress(plan, out)
+
+
+class LineProgress:
+    """A line per event worth one, each with the seconds since the start and the kernel."""
+
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        self._stream = stream
+        self._started = time.monotonic()
+        self._width = max((len(kernel.name) for kernel in plan.kernels), default=0)
+        self._scenarios = {cell.scenario.name for k in plan.kernels for cell in k.cells}
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, event: Event) -> None:
+        """See ``Progress``."""
+        if isinstance(event, Doing) and event.what not in self._scenarios:
+            self._line(event.kernel, event.what)
+        elif isinstance(event, Note):
+            self._line(event.kernel, event.text)
+        elif isinstance(event, CellDone) and event.cell.outcome is not Outcome.SKIPPED:
+            cell = event.cell
+            why = f": {cell.reason}" if cell.reason else ""
+            self._line(cell.kernel, f"{cell.outcome.value:<6} {cell.scenario}{why}")
+        elif isinstance(event, KernelDone):
+            kernel = event.kernel
+            passed = sum(cell.outcome is Outcome.PASSED for cell in kernel.cells)
+            self._line(kernel.name, f"done: {passed} of {len(kernel.cells)} passed")
+
+    def _line(self, kernel: str, text: str) -> None:
+        seconds = time.monotonic() - self._started
+        line = f"{seconds:6.1f}s  {kernel:<{self._width}}  {printable(text)}"
+        print(line, file=self._stream, flush=True)
+
+
+@dataclass
+class _Row:
+    """What the table shows of one kernel."""
+
+    total: int
+    doing: str = "waiting"
+    passed: int = 0
+    failed: int = 0
+    errors: int = 0
+    skipped: int = 0
+    done: bool = False
+
+    def count(self, outcome: Outcome) -> None:
+        """Take one more judged cell."""
+        match outcome:
+            case Outcome.PASSED:
+                self.passed += 1
+            case Outcome.FAILED:
+                self.failed += 1
+            case Outcome.ERROR:
+                self.errors += 1
+            case Outcome.SKIPPED:
+                self.skipped += 1
+
+    @property
+    def judged(self) -> str:
+        """How far it is: judged of all."""
+        return f"{self.passed + self.failed + self.errors + self.skipped}/{self.total}"
+
+
+class TableProgress:
+    """A live table with a row per kernel; what failed is printed above it as it happens."""
+
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        # Imported here: it costs more than all else that `lab --help` does.
+        from rich.console import Console
+        from rich.live import Live
+
+        self._rows = {kernel.name: _Row(len(kernel.cells)) for kernel in plan.kernels}
+        self._console = Console(file=stream, highlight=False, markup=False)
+        self._started = time.monotonic()
+        self._live = Live(
+            get_renderable=self._table,
+            console=self._console,
+            refresh_per_second=REFRESH_PER_SECOND,
+            transient=True,
+        )
+
+    def __enter__(self) -> TableProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """See ``Progress``."""
+        if isinstance(event, Doing):
+            self._rows[event.kernel].doing = event.what
+        elif isinstance(event, Note):
+            self._console.print(f"{event.kernel}: {printable(event.text)}")
+        elif isinstance(event, CellDone):
+            self._rows[event.cell.kernel].count(event.cell.outcome)
+            if event.cell.outcome in (Outcome.FAILED, Outcome.ERROR):
+                cell = event.cell
+                text = f"{cell.outcome.value} {cell.kernel} {cell.scenario}: {cell.reason}"
+                self._console.print(printable(text), style="red")
+        else:
+            row = self._rows[event.kernel.name]
+            row.done, row.doing = True, "done"
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, expand=True)
+        table.add_column("kernel", no_wrap=True)
+        for name in ("judged", "passed", "failed", "errors"):
+            table.add_column(name, justify="right", no_wrap=True)
+        seconds = int(time.monotonic() - self._started)
+        table.add_column(f"now ({seconds} s)", ratio=1, no_wrap=True, overflow="ellipsis")
+        for name, row in self._rows.items():
+            counts = (str(row.passed), str(row.failed or ""), str(row.errors or ""))
+            table.add_row(name, row.judged, *counts, printable(row.doing))
+        return table

@@ -1,0 +1,1 @@
+"""What happens to a cell, in which order; events and reports."""

@@ -1,0 +1,206 @@
+"""A guest that scenarios are played in: booted, checked, with the lab's modules in place."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from orchestrator.adapters.kbuild import BuiltModule
+from orchestrator.adapters.machine import BootFiles, Machine, start_machine, time_scale
+from orchestrator.adapters.ssh import Job, KeyPair, check, generate_key_pair
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import BootError, MachineError
+from orchestrator.plan.klog import Marker, Record
+from orchestrator.plan.model import Timeouts
+from orchestrator.plan.outcome import CommandResult
+from orchestrator.plan.paths import RunDir
+from orchestrator.plan.qemu import GuestSpec
+
+MARKER_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class GuestPlan:
+    """All that is needed to boot a guest of one kernel, again and again."""
+
+    kernel: str
+    release: str
+    spec: GuestSpec
+    files: BootFiles
+    timeouts: Timeouts
+    run_dir: RunDir
+
+    @property
+    def scale(self) -> float:
+        """By how much deadlines grow with the accelerator."""
+        return time_scale(self.spec)
+
+
+class LogLostError(MachineError):
+    """A marker did not reach the host: what the kernel said since is not known."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point in the logs of a guest: which boot, and which record."""
+
+    boot: int
+    record: int
+
+
+class Guest:
+    """One guest after another for the same kernel; boots are counted, logs are kept."""
+
+    def __init__(self, plan: GuestPlan, modules: Mapping[str, BuiltModule], first: int) -> None:
+        self.plan = plan
+        self.modules = modules
+        self.boots = first
+        self._stack = contextlib.ExitStack()
+        self._machines: list[Machine] = []
+        self._keys: tuple[KeyPair, KeyPair] | None = None
+
+    def __enter__(self) -> Guest:
+        self.boot()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that runs now."""
+        return self._machines[-1]
+
+    def boot(self) -> None:
+        """Start a machine and make it ready for scenarios. Raises ``MachineError`` or worse."""
+        self.boots += 1
+        self._keys = user_key, host_key = generate_key_pair(), generate_key_pair()
+        folder = self.plan.run_dir.boot(self.plan.kernel, self.boots)
+        machine = self._stack.enter_context(
+            start_machine(
+                self.plan.spec, self.plan.files, folder, user_key=user_key, host_key=host_key
+            )
+        )
+        self._machines.append(machine)
+        seconds = self.plan.timeouts.boot * self.plan.scale
+        machine.wait_for_boot(Deadline.after(seconds, "the boot"), user_key, host_key)
+        self._check_release()
+        if self.modules:
+            self.push_modules(self.modules)
+
+    def close(self) -> None:
+        """End the guest; its logs stay readable."""
+        self._stack.close()
+
+    def reboot(self, deadline: Deadline) -> None:
+        """An orderly reboot, as the guest sees it: this machine ends, another starts."""
+        machine = self.machine
+        ended = machine.reboot(deadline)
+        if not ended:
+            raise MachineError(f"the guest did not go down for its reboot: {deadline}")
+        if machine.log.panic is not None:
+            machine.check_alive()
+        self._stack.close()
+        self.boot()
+
+    def push_modules(self, modules: Mapping[str, BuiltModule]) -> None:
+        """Copy built modules to where ``load`` finds them."""
+        self.modules = modules
+        deadline = Deadline.after(30 * self.plan.scale, "copying modules into the guest")
+        for module in modules.values():
+            command = f"mkdir -p /lab/modules && cat > /lab/modules/{module.name}.ko"
+            data = module.path.read_bytes()
+            result = self.machine.shell.run(command, deadline, stdin=data)
+            check(result, f"copying {module.name}.ko into the guest", MachineError)
+
+    def ssh_command(self) -> str:
+        """A command that opens a shell in this guest; leaves its keys in the boot's folder."""
+        assert self._keys is not None, "the guest has not booted"
+        user_key, host_key = self._keys
+        folder = self.plan.run_dir.boot(self.plan.kernel, self.boots)
+        key_path, hosts_path = folder / "id", folder / "known_hosts"
+        if not key_path.exists():
+            user_key.write(key_path)
+            hosts_path.write_text(f"[127.0.0.1]:{self.machine.port} {host_key.public_line}\n")
+            self._stack.callback(key_path.unlink, missing_ok=True)
+        hosts = shlex.quote(f"UserKnownHostsFile={hosts_path}")
+        port = self.machine.port
+        return f"ssh -i {shlex.quote(str(key_path))} -o {hosts} -p {port} root@127.0.0.1"
+
+    def _check_release(self) -> None:
+        deadline = Deadline.after(20 * self.plan.scale, "uname -r")
+        said = check(self.machine.shell.run("uname -r", deadline), "uname -r", MachineError)
+        release = said.stdout.decode(errors="replace").strip()
+        if release != self.plan.release:
+            raise BootError(
+                f"the wrong kernel runs: uname -r says {release!r}, "
+                f"the plan says {self.plan.release!r}"
+            )
+
+    # --- steps ---------------------------------------------------------------------------
+
+    def place(self) -> Place:
+        """The present end of the log."""
+        return Place(len(self._machines) - 1, self.machine.log.count)
+
+    def records(self, since: Place, until: Place | None = None) -> tuple[Record, ...]:
+        """What was logged between two places, over reboots."""
+        found: list[Record] = []
+        last = until.boot if until else len(self._machines) - 1
+        for number in range(since.boot, last + 1):
+            first = since.record if number == since.boot else 0
+            end = until.record if until and number == until.boot else None
+            found += self._machines[number].log.records(first, end)
+        return tuple(found)
+
+    def marker(self, cell: str, word: str) -> Marker:
+        """A marker that nothing in the guest can have known before it is written."""
+        return Marker(secrets.token_hex(8), cell, word)
+
+    def find(self, marker: Marker) -> Place:
+        """Where a marker is in the log. Raises ``LogLostError`` if it does not arrive.
+
+        A guest that panicked or died raises that instead.
+        """
+        deadline = Deadline.after(MARKER_SECONDS * self.plan.scale, f"marker {marker.word}")
+        record = self.machine.log.wait_for_marker(marker, deadline)
+        if record is None:
+            self.machine.check_alive()
+            raise LogLostError(
+                f"the marker {marker.word!r} did not reach the host's end of the console: "
+                "what the kernel said is not known"
+            )
+        return Place(len(self._machines) - 1, record)
+
+    def run_marked(
+        self,
+        begin: Marker,
+        end: Marker,
+        command: str,
+        deadline: Deadline,
+        *,
+        user: int | None = None,
+        stdin: bytes = b"",
+    ) -> CommandResult:
+        """Run a command between two markers in the kernel log."""
+        words = (begin.render(), end.render(), "" if user is None else str(user), command)
+        line = " ".join(("/lab/bin/lab-step", *(shlex.quote(word) for word in words)))
+        result = self.machine.shell.run(line, deadline, stdin=stdin)
+        return replace(result, command=command)
+
+    def start_marked(
+        self, begin: Marker, name: str, command: str, deadline: Deadline, user: int | None
+    ) -> Job:
+        """Start a command in the background, after a marker."""
+        words = (begin.render(), name, "" if user is None else str(user), command)
+        line = " ".join(("/lab/bin/lab-background", *(shlex.quote(word) for word in words)))
+        return self.machine.shell.start(line, deadline)

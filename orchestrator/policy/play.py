@@ -1,0 +1,493 @@
+"""Playing one scenario in one guest, and judging it from what the host saw.
+
+Steps travel over SSH. The verdict on the kernel comes from its log as the host read it,
+between markers; a marker that does not arrive makes the cell an error, whatever the
+steps said.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from orchestrator.adapters.kbuild import BuiltModule
+from orchestrator.adapters.ssh import Job
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import (
+    CommandTimeoutError,
+    ConnectionLostError,
+    GuestDiedError,
+    GuestPanickedError,
+    LabError,
+    MachineError,
+    RunInterruptedError,
+)
+from orchestrator.plan.judge import (
+    judge_findings,
+    judge_log,
+    judge_module,
+    judge_read,
+    judge_run,
+    judge_write,
+)
+from orchestrator.plan.klog import Finding, Record, find_findings, parse_marker
+from orchestrator.plan.model import (
+    BackgroundStep,
+    EndStep,
+    LoadStep,
+    LogStep,
+    NamedScenario,
+    ReadStep,
+    RebootStep,
+    RunStep,
+    Step,
+    UnloadStep,
+    WriteStep,
+)
+from orchestrator.plan.outcome import CellResult, CommandResult, Mismatch, Outcome, StepResult
+from orchestrator.policy.guest import Guest, Place
+
+# After this the kernel's state is not what the next scenario may count on.
+SETTLE_SECONDS = 2.0
+# Bits of /proc/sys/kernel/tainted that only a broken kernel sets (Linux
+# Documentation/admin-guide/tainted-kernels.rst): machine check, bad page, oops, warning,
+# soft lockup. Out-of-tree and unsigned (O, E) are what this lab is for.
+BROKEN_TAINTS = {4: "machine check", 5: "bad page", 7: "oops", 9: "warning", 14: "soft lockup"}
+# What sysio says, beside the names of errors.
+READ_ENDLESS = 3
+_OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULTILINE)
+_ERRNO = re.compile(rb"^sysio: \w+: (E[A-Z0-9]+)", re.MULTILINE)
+
+
+@dataclass
+class _Course:
+    """What a play has come to so far."""
+
+    steps: list[StepResult] = field(default_factory=list)
+    named: dict[str, Place] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    broken: str = ""
+    """Why the guest cannot be used any more."""
+    error: str = ""
+    """Why the lab cannot judge this cell."""
+    ended_by: LabError | None = None
+    """The guest's own end, where that ended the play."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing more can be done in this guest."""
+        return bool(self.broken or self.error)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the steps that follow are not played."""
+        return self.given_up or any(step.outcome is Outcome.FAILED for step in self.steps)
+
+
+class Play:
+    """One scenario in one guest: ``run`` plays it, ``judge`` gives its result.
+
+    Judging is apart from playing because the cell's window stays open until the next
+    cell begins: what the kernel complains of in between belongs to this one.
+    """
+
+    def __init__(self, guest: Guest, scenario: NamedScenario, cell: str, folder: Path) -> None:
+        self._guest = guest
+        self._named = scenario
+        self._scenario = scenario.scenario
+        self._cell = cell
+        self._folder = folder
+        self._course = _Course()
+        self._begin: Place | None = None
+        self._taints: list[int] = []
+        self._started = time.monotonic()
+        self._seconds = 0.0
+        self._deadline = Deadline.after(
+            guest.plan.timeouts.scenario * guest.plan.scale, f"scenario {scenario.name}"
+        )
+
+    @property
+    def begin(self) -> Place | None:
+        """Where the cell's window begins, once its first marker has arrived."""
+        return self._begin
+
+    @property
+    def guest_is_broken(self) -> bool:
+        """Whether the next scenario needs another guest."""
+        return bool(self._course.broken) or bool(self._findings(None))
+
+    def run(self) -> None:
+        """Play all steps, unload what is left, close the window.
+
+        Raises ``RunInterruptedError`` and nothing else.
+        """
+        before = self._guest.place()
+        try:
+            self._begin = self._mark("begin")
+            self._play_steps()
+        except LabError as error:
+            self._take_end(error)
+        finally:
+            self._begin = self._begin or before
+        self._close()
+        self._seconds = time.monotonic() - self._started
+
+    def _play_steps(self) -> None:
+        first = [LoadStep(load=name) for name in self._scenario.modules]
+        for step in (*first, *self._scenario.steps):
+            if self._course.stopped:
+                self._record(StepResult(0, step.title, Outcome.SKIPPED, reason="not reached"))
+            else:
+                self._play_step(step)
+
+    def _play_step(self, step: Step) -> None:
+        started = time.monotonic()
+        try:
+            result = self._perform(step)
+        except CommandTimeoutError as timeout:
+            result = self._hung(step, timeout)
+        except LabError as error:
+            self._take_end(error)
+            result = StepResult(0, step.title, Outcome.SKIPPED, reason=error.message)
+        if not result.seconds:
+            result = replace(result, seconds=time.monotonic() - started)
+        self._record(result)
+
+    def _record(self, result: StepResult) -> None:
+        self._course.steps.append(replace(result, number=len(self._course.steps) + 1))
+
+    def _take_end(self, error: LabError) -> None:
+        """Note why the play ended early: the guest's doing, or the lab's failure to see."""
+        if isinstance(error, RunInterruptedError):
+            raise error
+        course = self._course
+        course.broken = course.broken or error.message
+        ended = self._how_the_guest_ended(error)
+        if ended is None:
+            course.error = course.error or error.message
+        else:
+            course.ended_by = course.ended_by or ended
+
+    def _how_the_guest_ended(self, error: LabError) -> LabError | None:
+        """The guest's own end behind ``error``; None if the guest is still there."""
+        if isinstance(error, ConnectionLostError):
+            log = self._guest.machine.log
+            log.wait_until(
+                lambda: log.panic is not None, Deadline.after(SETTLE_SECONDS, "a last word")
+            )
+        try:
+            self._guest.machine.check_alive()
+        except RunInterruptedError:
+            raise
+        except MachineError as end:
+            self._guest.machine.log.wait_for_end(Deadline.after(SETTLE_SECONDS, "the last lines"))
+            return end
+        return None
+
+    def _hung(self, step: Step, timeout: CommandTimeoutError) -> StepResult:
+        self._course.broken = timeout.message
+        self._guest.machine.collect_hang(Deadline.after(10 * self._guest.plan.scale, "SysRq"))
+        seconds = self._seconds_for(step)
+        command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
+        mismatch = Mismatch("time", f"{step.title}: no end within {seconds:g} s")
+        return StepResult(
+            0, step.title, Outcome.FAILED, seconds=seconds, mismatches=(mismatch,), command=command
+        )
+
+    # --- markers ---------------------------------------------------------------------------
+
+    def _mark(self, word: str) -> Place:
+        """Read the taints between two markers; where the first of them is."""
+        begin = self._guest.marker(self._cell, word)
+        end = self._guest.marker(self._cell, f"{word}-end")
+        result = self._guest.run_marked(
+            begin, end, "cat /proc/sys/kernel/tainted", self._lab_deadline(word)
+        )
+        if result.status == 0 and result.stdout.strip().isdigit():
+            self._taints.append(int(result.stdout))
+        place = self._guest.find(begin)
+        self._guest.find(end)
+        return place
+
+    def _lab_deadline(self, name: str) -> Deadline:
+        """For what the lab itself runs in the guest."""
+        return Deadline.after(20 * self._guest.plan.scale, name)
+
+    def _close(self) -> None:
+        """Unload what the scenario left loaded, and end the window."""
+        for job in self._course.jobs.values():
+            job.close()
+        for name in reversed(self._course.loaded.copy()):
+            if not self._course.given_up:
+                self._play_step(UnloadStep(unload=name))
+        if self._course.given_up:
+            return
+        if self._course.loaded or self._course.jobs:
+            self._course.broken = "the scenario left modules or processes behind"
+        try:
+            self._mark("end")
+        except LabError as error:
+            self._take_end(error)
+
+    # --- steps -----------------------------------------------------------------------------
+
+    def _perform(self, step: Step) -> StepResult:
+        performers: Mapping[type[Step], Callable[..., StepResult]] = {
+            LoadStep: self._load,
+            UnloadStep: self._unload,
+            RunStep: self._run_command,
+            ReadStep: self._read,
+            WriteStep: self._write,
+            LogStep: self._check_log,
+            BackgroundStep: self._background,
+            EndStep: self._end,
+            RebootStep: self._reboot,
+        }
+        return performers[type(step)](step)
+
+    def _seconds_for(self, step: Step) -> float:
+        return (step.timeout or self._guest.plan.timeouts.step) * self._guest.plan.scale
+
+    def _deadline_for(self, step: Step) -> Deadline:
+        seconds = min(self._seconds_for(step), self._deadline.left)
+        return Deadline.after(seconds, step.title)
+
+    def _exec(
+        self, step: Step, command: str, *, user: int | None = None, stdin: bytes = b""
+    ) -> CommandResult:
+        """Run a step's command between its markers; both have arrived when it returns."""
+        number = len(self._course.steps) + 1
+        begin = self._guest.marker(self._cell, f"step-{number}")
+        end = self._guest.marker(self._cell, f"step-{number}-end")
+        result = self._guest.run_marked(
+            begin, end, command, self._deadline_for(step), user=user, stdin=stdin
+        )
+        place = self._guest.find(begin)
+        if step.name:
+            self._course.named[step.name] = place
+        self._guest.find(end)
+        return result
+
+    def _load(self, step: LoadStep) -> StepResult:
+        module = self._module(step.load)
+        parameters = " ".join(
+            f'{key}="{value}"' if " " in str(value) else f"{key}={_parameter(value)}"
+            for key, value in step.parameters.items()
+        )
+        command = f"sysio --load /lab/modules/{module.name}.ko {shlex.quote(parameters)}"
+        if others := [name for name in module.depends if name not in self._guest.modules]:
+            command = f"modprobe -a {' '.join(map(shlex.quote, others))} && {command}"
+        result = self._exec(step, command)
+        errno = _errno_of(result)
+        if errno is None:
+            self._course.loaded.append(module.name)
+        return _judged(step, result, judge_module(step.expect, errno, result.seconds))
+
+    def _unload(self, step: UnloadStep) -> StepResult:
+        name = step.unload.replace("-", "_")
+        result = self._exec(step, f"sysio --unload {shlex.quote(name)}")
+        errno = _errno_of(result)
+        if errno is None and name in self._course.loaded:
+            self._course.loaded.remove(name)
+        return _judged(step, result, judge_module(step.expect, errno, result.seconds))
+
+    def _module(self, name: str) -> BuiltModule:
+        module = self._guest.modules.get(name.replace("-", "_"))
+        if module is None:
+            built = ", ".join(sorted(self._guest.modules)) or "none"
+            raise LabError(f"no folder of the lab builds a module {name!r}; built: {built}")
+        return module
+
+    def _run_command(self, step: RunStep) -> StepResult:
+        result = self._exec(step, step.run, user=step.user, stdin=step.stdin.encode())
+        return _judged(step, result, judge_run(step.expect, result))
+
+    def _read(self, step: ReadStep) -> StepResult:
+        offset = "" if step.offset is None else f"--offset {step.offset} "
+        command = f"sysio --read --size {step.size} {offset}{shlex.quote(step.read)}"
+        result = self._exec(step, command)
+        if result.status == READ_ENDLESS:
+            return _judged(step, result, (Mismatch("content", "the file has no end"),))
+        if overrun := _OVERRUN.search(result.stderr):
+            message = f"read(2) returned {overrun[1].decode()}"
+            return _judged(step, result, (Mismatch("content", message),))
+        mismatches = judge_read(step.expect, result.stdout, _errno_of(result), result.seconds)
+        return _judged(step, result, mismatches)
+
+    def _write(self, step: WriteStep) -> StepResult:
+        options = "--append " if step.append else ""
+        options += "" if step.offset is None else f"--offset {step.offset} "
+        data = step.data_bytes
+        command = f"sysio --write {options}{shlex.quote(step.write)}"
+        result = self._exec(step, command, stdin=data)
+        errno = _errno_of(result)
+        text = result.stdout.strip()
+        written = int(text) if errno is None and text.isdigit() else None
+        mismatches = judge_write(step.expect, len(data), written, errno, result.seconds)
+        return _judged(step, result, mismatches)
+
+    def _check_log(self, step: LogStep) -> StepResult:
+        assert self._begin is not None
+        since = self._course.named[step.log.since] if step.log.since else self._begin
+        records = _without_markers(self._guest.records(since))
+        return _judged(step, None, judge_log(step.log, records))
+
+    def _background(self, step: BackgroundStep) -> StepResult:
+        number = len(self._course.steps) + 1
+        begin = self._guest.marker(self._cell, f"step-{number}")
+        deadline = self._deadline_for(step)
+        job = self._guest.start_marked(begin, step.name, step.background, deadline, step.user)
+        self._course.jobs[step.name] = job
+        self._course.named[step.name] = self._guest.find(begin)
+        if step.until is not None and not job.wait_for_output(step.until.encode(), deadline):
+            message = f"{step.title}: it did not print {step.until!r} within {deadline.seconds:g} s"
+            return _judged(step, None, (Mismatch("until", message),))
+        return _judged(step, None, ())
+
+    def _end(self, step: EndStep) -> StepResult:
+        deadline = self._deadline_for(step)
+        if step.signal is not None:
+            signal = step.signal.removeprefix("SIG")
+            self._exec(step, f'kill -s {signal} -- "-$(cat /run/lab/{shlex.quote(step.end)})"')
+        result = self._course.jobs[step.end].wait(deadline)
+        del self._course.jobs[step.end]
+        if step.signal is None:
+            self._exec(step, ":")  # markers, so that what it logged is here before the next step
+        return _judged(step, result, judge_run(step.expect, result))
+
+    def _reboot(self, step: RebootStep) -> StepResult:
+        seconds = self._guest.plan.timeouts.boot * self._guest.plan.scale
+        self._course.loaded.clear()
+        self._guest.reboot(Deadline.after(seconds, "the reboot"))
+        self._exec(step, ":")
+        return _judged(step, None, ())
+
+    # --- the verdict -----------------------------------------------------------------------
+
+    def _records(self, until: Place | None) -> tuple[Record, ...]:
+        if self._begin is None:
+            return ()
+        return _without_markers(self._guest.records(self._begin, until))
+
+    def _findings(self, until: Place | None) -> tuple[Finding, ...]:
+        return find_findings(self._records(until))
+
+    def judge(self, kernel: str, until: Place | None, evidence: Path) -> CellResult:
+        """The cell's result, from its steps and from the log up to ``until`` (None: its end)."""
+        course = self._course
+        expected = self._scenario.expect_kernel
+        found = self._findings(until)
+        lost = () if "lost-log" in expected else tuple(f for f in found if f.kind == "lost-log")
+        others = tuple(finding for finding in found if finding not in lost)
+        findings, kernel_mismatches = judge_findings(expected, others)
+        reasons = [mismatch.message for mismatch in kernel_mismatches]
+        reasons += [
+            f"step {step.number}, {step.title}: {mismatch.message}"
+            for step in course.steps
+            for mismatch in step.mismatches
+        ]
+        outcome = Outcome.FAILED if reasons else Outcome.PASSED
+        if course.ended_by is not None and not reasons:
+            outcome, reasons = self._judge_end(course.ended_by, expected)
+        blind = self._why_blind(found, lost)
+        if outcome is not Outcome.FAILED and blind:
+            outcome, reasons = Outcome.ERROR, [blind]
+        return CellResult(
+            kernel=kernel,
+            scenario=self._named.name,
+            outcome=outcome,
+            reason=reasons[0] if reasons else "",
+            steps=tuple(course.steps),
+            findings=(*findings, *lost),
+            taint_before=self._taints[0] if self._taints else None,
+            taint_after=self._taints[-1] if len(self._taints) > 1 else None,
+            seconds=self._seconds,
+            evidence=evidence,
+        )
+
+    def _judge_end(self, end: LabError, expected: tuple[str, ...]) -> tuple[Outcome, list[str]]:
+        """What the guest's own end means: wanted, the module's fault, or QEMU's."""
+        if isinstance(end, GuestPanickedError):
+            return (Outcome.PASSED, []) if "panic" in expected else (Outcome.FAILED, [end.message])
+        if isinstance(end, GuestDiedError) and "powered off or rebooted" in end.message:
+            return Outcome.FAILED, [end.message]
+        return Outcome.ERROR, [end.message]
+
+    def _why_blind(self, findings: tuple[Finding, ...], lost: tuple[Finding, ...]) -> str:
+        """Why a pass could not be trusted, if it could not."""
+        if self._course.error:
+            return self._course.error
+        if lost:
+            return f"the kernel lost part of its log: {lost[0].headline}"
+        if len(self._taints) > 1 and not findings:
+            new = self._taints[-1] & ~self._taints[0]
+            names = [name for bit, name in BROKEN_TAINTS.items() if new & (1 << bit)]
+            if names:
+                return f"the kernel is tainted ({', '.join(names)}), and its log does not say why"
+        return ""
+
+    def write_evidence(self, until: Place | None) -> None:
+        """Leave the transcript and the cell's part of the kernel log in its folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        log = "".join(render_record(record) + "\n" for record in self._records(until))
+        (self._folder / "kernel.log").write_text(log)
+        transcript = "\n".join(render_step(step) for step in self._course.steps)
+        (self._folder / "transcript.txt").write_text(transcript)
+
+
+def _parameter(value: str | int | bool) -> str:
+    return ("Y" if value else "N") if isinstance(value, bool) else str(value)
+
+
+def _errno_of(result: CommandResult) -> str | None:
+    """The error's name that sysio gave; None if the call succeeded."""
+    if result.status == 0:
+        return None
+    found = _ERRNO.search(result.stderr)
+    if found is None:
+        said = result.stderr.decode(errors="backslashreplace").strip()
+        raise MachineError(f"{result.command}: {result.signal or result.status}: {said[-300:]}")
+    return found[1].decode()
+
+
+def _judged(
+    step: Step, result: CommandResult | None, mismatches: tuple[Mismatch, ...]
+) -> StepResult:
+    return StepResult(
+        number=0,
+        title=step.title,
+        outcome=Outcome.FAILED if mismatches else Outcome.PASSED,
+        seconds=result.seconds if result else 0.0,
+        mismatches=mismatches,
+        command=result,
+    )
+
+
+def _without_markers(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    return tuple(record for record in records if parse_marker(record.text) is None)
+
+
+def render_record(record: Record) -> str:
+    """A line of the kernel log as dmesg shows it."""
+    return record.text if record.time is None else f"[{record.time:12.6f}] {record.text}"
+
+
+def render_step(step: StepResult) -> str:
+    """A step of the transcript: what was run, what came back, what was wrong with it."""
+    lines = [f"--- {step.number}. {step.title}: {step.outcome.value} ({step.seconds:.2f} s)"]
+    if step.reason:
+        lines.append(step.reason)
+    if step.command is not None:
+        lines.append(f"$ {step.command.command}")
+        lines.append(f"status: {step.command.signal or step.command.status}")
+        for name, data in (("stdout", step.command.stdout), ("stderr", step.command.stderr)):
+            if data:
+                lines += [f"{name}:", data.decode(errors="backslashreplace").rstrip("\n")]
+    for mismatch in step.mismatches:
+        lines += [f"MISMATCH {mismatch.what}: {mismatch.message}", *mismatch.diff]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,173 @@
+"""A whole run: one worker per kernel, some at a time; this thread alone owns the results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from orchestrator import __version__
+from orchestrator.adapters.accelerator import qemu_version
+from orchestrator.adapters.cache import Cache, disk_error
+from orchestrator.foundation import process
+from orchestrator.plan.outcome import CellResult, KernelResult, RunResult
+from orchestrator.plan.paths import RunDir
+from orchestrator.plan.plan import Plan
+from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
+from orchestrator.policy.reports import write_reports
+from orchestrator.policy.worker import Worker
+
+POLL_SECONDS = 0.2
+
+
+class _Stop:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into an orderly end, the second into a fast one."""
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+
+    def __call__(self, number: int, _frame: object) -> None:
+        if self.requested.is_set():
+            process.stop_all()
+            os._exit(128 + number)
+        self.requested.set()
+
+
+@contextlib.contextmanager
+def orderly_stop() -> Iterator[threading.Event]:
+    """An event that a signal sets, for as long as the context is open."""
+    stop = _Stop()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield stop.requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def create_run_dir(base: Path, run_id: str) -> RunDir:
+    """The run's folder, with ``latest`` beside it pointing there. Raises ``HostError``."""
+    root = base / run_id
+    try:
+        root.mkdir(parents=True)
+        aside = base / f".latest-{run_id}"
+        aside.symlink_to(run_id)
+        aside.rename(base / "latest")
+    except OSError as error:
+        raise disk_error(error, base) from error
+    return RunDir(root)
+
+
+class Run:
+    """One invocation of ``lab run``, from a plan to a result on disk."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        cache: Cache,
+        run_dir: RunDir,
+        listener: Listener,
+        *,
+        keep: threading.Event | None = None,
+    ) -> None:
+        self._plan = plan
+        self._cache = cache
+        self._run_dir = run_dir
+        self._listener = listener
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._keep = keep
+        self._started = time.monotonic()
+        self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._kernels: dict[str, KernelResult] = {}
+        self._cells: dict[str, list[CellResult]] = {}
+
+    def play(self, stop: threading.Event) -> RunResult:
+        """Play the plan; blocks until it is done, or until ``stop`` is set and all is ended.
+
+        What is judged is on disk at once. Raises ``HostError`` if reports cannot be written.
+        """
+        qemu = qemu_version()
+        workers = [self._worker(number) for number in range(len(self._plan.kernels))]
+        with ThreadPoolExecutor(self._plan.jobs, thread_name_prefix="kernel") as pool:
+            futures = [pool.submit(worker.run) for worker in workers]
+            try:
+                self._watch(futures, stop, workers, qemu)
+            except BaseException:
+                process.stop_all()  # or leaving the pool would wait for the other kernels
+                raise
+        result = self._result(workers, qemu, interrupted=stop.is_set())
+        write_reports(result, self._run_dir.root)
+        return result
+
+    def _worker(self, number: int) -> Worker:
+        return Worker(
+            self._plan.lab,
+            self._plan.kernels[number],
+            self._cache,
+            self._run_dir,
+            self._post,
+            keep=self._keep,
+        )
+
+    def _post(self, event: Event) -> None:
+        """The workers' side of the queue."""
+        self._events.put(event)
+
+    def _watch(
+        self,
+        futures: list[Future[KernelResult]],
+        stop: threading.Event,
+        workers: list[Worker],
+        qemu: str,
+    ) -> None:
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            if self._take_events():
+                write_reports(self._result(workers, qemu, interrupted=True), self._run_dir.root)
+            for future in done:
+                future.result()  # a defect of ours in a worker must not pass unseen
+            if stop.is_set() and not process.stopping():
+                process.stop_all()
+        self._take_events()
+
+    def _take_events(self) -> bool:
+        """Hand on what the workers told; whether a cell was judged."""
+        judged = False
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._events.get_nowait()
+                if isinstance(event, CellDone):
+                    judged = True
+                    self._cells.setdefault(event.cell.kernel, []).append(event.cell)
+                elif isinstance(event, KernelDone):
+                    self._kernels[event.kernel.name] = event.kernel
+                self._listener(event)
+        return judged
+
+    def _result(self, workers: list[Worker], qemu: str, *, interrupted: bool) -> RunResult:
+        verdict = next((worker.verdict for worker in workers if worker.verdict), None)
+        kernels = tuple(
+            self._kernels.get(plan.name)
+            or KernelResult(plan.name, None, cells=tuple(self._cells.get(plan.name, ())))
+            for plan in self._plan.kernels
+        )
+        return RunResult(
+            lab=self._plan.lab.file.lab,
+            run_id=self._run_dir.root.name,
+            lab_version=__version__,
+            started=self._started_text,
+            seconds=time.monotonic() - self._started,
+            accelerator=verdict.accelerator if verdict else "none",
+            accelerator_reason=verdict.reason if verdict else "no guest was started",
+            qemu_version=qemu,
+            interrupted=interrupted,
+            kernels=kernels,
+        )

@@ -1,0 +1,299 @@
+"""One kernel's share of a run: get it ready, build, then play its cells in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.adapters.accelerator import Verdict, ensure_verdict
+from orchestrator.adapters.cache import Cache, disk_error
+from orchestrator.adapters.images import Image, ensure_image
+from orchestrator.adapters.initramfs import ensure_initramfs
+from orchestrator.adapters.kbuild import BuiltModule, GuestBuilder, check_release
+from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
+from orchestrator.adapters.machine import BootFiles
+from orchestrator.foundation import process
+from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError
+from orchestrator.plan.klog import find_findings
+from orchestrator.plan.model import Lab
+from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
+from orchestrator.plan.paths import RunDir, guest_dir
+from orchestrator.plan.plan import Cell, KernelPlan, Known, with_known
+from orchestrator.plan.qemu import GuestSpec
+from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
+from orchestrator.policy.guest import Guest, GuestPlan, Place
+from orchestrator.policy.play import Play
+
+# How often a guest may fail to boot, for one kernel of one run, before it is given up.
+MAX_FAILED_BOOTS = 2
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A kernel that can be booted."""
+
+    kernel: Kernel
+    image: Image
+    files: BootFiles
+    verdict: Verdict
+
+
+def prepare(plan: KernelPlan, cache: Cache, listener: Listener) -> Ready:
+    """Everything that a guest of this kernel boots from, fetched and made where it is not cached.
+
+    Raises ``SourceError`` or ``HostError``.
+    """
+    resolved = ensure_resolution(cache, plan.recipe, plan.entry)
+    listener(Doing(plan.name, f"getting the userland of {plan.recipe.release}"))
+    image = ensure_image(cache, plan.recipe, guest_dir() / "sysio.c")
+    listener(Doing(plan.name, f"getting kernel {resolved.release}"))
+    kernel = ensure_kernel(cache, plan.recipe, resolved)
+    initramfs = ensure_initramfs(cache, kernel, image, guest_dir())
+    files = BootFiles(kernel.vmlinuz_path, initramfs, image.squashfs_path, kernel.layer_path)
+    listener(Doing(plan.name, "looking for a usable accelerator"))
+    return Ready(kernel, image, files, ensure_verdict(cache, files))
+
+
+def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
+    """The virtual machine that the lab asks for."""
+    guest = lab.file.guest
+    return GuestSpec(verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments)
+
+
+def build_modules(
+    lab: Lab, guest: Guest, listener: Listener
+) -> tuple[dict[str, BuiltModule], list[str]]:
+    """Every module of the lab, built in this guest, by name; and what did not build, in words."""
+    folder = guest.plan.run_dir.modules(guest.plan.kernel)
+    built: dict[str, BuiltModule] = {}
+    failures = []
+    for name, source_dir in lab.module_dirs.items():
+        listener(Doing(guest.plan.kernel, f"building {name}"))
+        seconds = lab.file.timeouts.build * guest.plan.scale
+        builder = GuestBuilder(guest.machine.shell, guest.plan.release, seconds)
+        try:
+            for module in builder.build(name, source_dir, folder / name):
+                check_release(module, guest.plan.release)
+                built[module.name] = module
+        except BuildError as error:
+            failures.append(error.message)
+    return built, failures
+
+
+class Worker:
+    """Plays one kernel's cells; ``run`` returns a result whatever happens, or is interrupted."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        plan: KernelPlan,
+        cache: Cache,
+        run_dir: RunDir,
+        listener: Listener,
+        *,
+        keep: threading.Event | None = None,
+    ) -> None:
+        """``keep`` holds the last guest after the last scenario, until it is set."""
+        self._keep = keep
+        self._lab = lab
+        self._plan = plan
+        self._cache = cache
+        self._run_dir = run_dir
+        self._listener = listener
+        self._identity: KernelIdentity | None = None
+        self._modules: dict[str, BuiltModule] = {}
+        self._build_failure = ""
+        self._boots = 0
+        self._boot_seconds: float | None = None
+        self._build_seconds: float | None = None
+        self._results: list[CellResult] = []
+        self.verdict: Verdict | None = None
+
+    def run(self) -> KernelResult:
+        """Play every cell of this kernel."""
+        error = ""
+        try:
+            self._skip_and_play()
+        except RunInterruptedError:
+            error = "interrupted"
+        except LabError as failure:
+            error = failure.message if not process.stopping() else "interrupted"
+        except OSError as failure:
+            error = disk_error(failure, self._run_dir.root).message
+        if error:
+            self._give_up(error)
+        result = KernelResult(
+            name=self._plan.name,
+            identity=self._identity,
+            error=error,
+            boot_seconds=self._boot_seconds,
+            build_seconds=self._build_seconds,
+            boots=self._boots,
+            cells=tuple(self._results),
+        )
+        self._listener(KernelDone(result))
+        return result
+
+    def _skip_and_play(self) -> None:
+        self._listener(Doing(self._plan.name, "looking the kernel up"))
+        resolved = ensure_resolution(self._cache, self._plan.recipe, self._plan.entry)
+        self._plan = with_known(self._plan, Known(resolved.release, resolved.version))
+        for cell in self._plan.cells:
+            if cell.skip:
+                self._done(self._plain(cell, Outcome.SKIPPED, cell.skip))
+        todo = [cell for cell in self._plan.cells if not cell.skip]
+        if not todo:
+            return
+        ready = prepare(self._plan, self._cache, self._listener)
+        self.verdict = ready.verdict
+        self._identity = self._identify(ready)
+        self._play(ready, todo)
+
+    def _identify(self, ready: Ready) -> KernelIdentity:
+        resolved = ready.kernel.resolved
+        return KernelIdentity(
+            name=self._plan.name,
+            release=resolved.release,
+            version=resolved.version,
+            source=f"{self._plan.recipe.distribution} {self._plan.recipe.release}",
+            packages=tuple(package.label for package in resolved.packages),
+        )
+
+    # --- guests ----------------------------------------------------------------------------
+
+    def _play(self, ready: Ready, todo: list[Cell]) -> None:
+        """One guest after another, until every cell is judged."""
+        plan = GuestPlan(
+            kernel=self._plan.name,
+            release=ready.kernel.release,
+            spec=guest_spec(self._lab, ready.verdict),
+            files=ready.files,
+            timeouts=self._lab.file.timeouts,
+            run_dir=self._run_dir,
+        )
+        failures = 0
+        while todo:
+            guest = Guest(plan, self._modules, self._boots)
+            self._listener(Doing(self._plan.name, "booting"))
+            started = time.monotonic()
+            try:
+                guest.boot()
+                self._boot_seconds = self._boot_seconds or time.monotonic() - started
+                self._note_boot_findings(guest)
+                todo = self._play_in(guest, todo)
+            except RunInterruptedError:
+                raise
+            except LabError as error:
+                failures += 1
+                if failures >= MAX_FAILED_BOOTS or not guest.boots:
+                    raise
+                self._listener(Note(self._plan.name, f"trying once more: {error.message}"))
+            finally:
+                self._boots = guest.boots
+                guest.close()
+
+    def _note_boot_findings(self, guest: Guest) -> None:
+        for finding in find_findings(guest.machine.log.records()):
+            self._listener(
+                Note(self._plan.name, f"before any module was loaded: {finding.headline}")
+            )
+
+    def _play_in(self, guest: Guest, todo: list[Cell]) -> list[Cell]:
+        """Play cells until the guest is of no more use; what is left to play."""
+        if self._plan.modules_wanted and not self._modules and not self._build_failure:
+            self._build(guest)
+        left = list(todo)
+        open_play: tuple[Play, Path] | None = None
+        while left and not process.stopping():
+            cell = left[0]
+            if refused := self._refuse(cell):
+                left.pop(0)
+                self._done(refused)
+                continue
+            if cell.scenario.scenario.fresh and open_play is not None:
+                break
+            self._listener(Doing(self._plan.name, cell.scenario.name))
+            play, folder = self._start(guest, cell)
+            left.pop(0)
+            play.run()
+            if open_play is not None:
+                self._finish(open_play, until=play.begin)
+            open_play = (play, folder)
+            if play.guest_is_broken or cell.scenario.scenario.fresh:
+                break
+        if self._keep is not None and not left and guest.machine.alive:
+            if open_play is not None:
+                self._finish(open_play, until=guest.place())
+                open_play = None
+            self._hold(guest, self._keep)
+        guest.close()  # the last cell's window ends with the guest
+        if open_play is not None:
+            self._finish(open_play, until=None)
+        process.check_stopping()
+        return left
+
+    def _hold(self, guest: Guest, keep: threading.Event) -> None:
+        """Leave the guest to the user for as long as they want it."""
+        self._listener(Doing(self._plan.name, "kept"))
+        self._listener(Note(self._plan.name, f"kept: {guest.ssh_command()}"))
+        while not keep.wait(0.5) and guest.machine.alive and not process.stopping():
+            pass
+
+    def _start(self, guest: Guest, cell: Cell) -> tuple[Play, Path]:
+        folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
+        number = len(self._results) + 1
+        return Play(guest, cell.scenario, f"c{number}", folder), folder
+
+    def _finish(self, played: tuple[Play, Path], until: Place | None) -> None:
+        play, folder = played
+        play.write_evidence(until)
+        self._done(play.judge(self._plan.name, until, folder.relative_to(self._run_dir.root)))
+
+    def _refuse(self, cell: Cell) -> CellResult | None:
+        """The result of a cell that cannot be played for want of a module."""
+        missing = [
+            name for name in cell.scenario.modules if name.replace("-", "_") not in self._modules
+        ]
+        if not missing:
+            return None
+        if self._build_failure:
+            return self._plain(cell, Outcome.FAILED, self._build_failure)
+        built = ", ".join(sorted(self._modules)) or "none"
+        reason = f"no folder of the lab builds the module {missing[0]!r}; built: {built}"
+        return self._plain(cell, Outcome.ERROR, reason)
+
+    # --- modules ---------------------------------------------------------------------------
+
+    def _build(self, guest: Guest) -> None:
+        """Build every folder of the lab; a failure is the verdict of the cells that need it."""
+        started = time.monotonic()
+        built, failures = build_modules(self._lab, guest, self._listener)
+        self._build_failure = failures[0] if failures else ""
+        for failure in failures:
+            self._listener(Note(self._plan.name, failure))
+        self._build_seconds = time.monotonic() - started
+        self._modules = built
+        guest.push_modules(built)
+
+    # --- results ---------------------------------------------------------------------------
+
+    def _plain(self, cell: Cell, outcome: Outcome, reason: str) -> CellResult:
+        return CellResult(self._plan.name, cell.scenario.name, outcome, reason)
+
+    def _done(self, result: CellResult) -> None:
+        self._results.append(result)
+        self._listener(CellDone(result))
+
+    def _give_up(self, error: str) -> None:
+        """Give every cell that has no result yet the error as its result."""
+        judged = {result.scenario for result in self._results}
+        for cell in self._plan.cells:
+            if cell.scenario.name not in judged:
+                # Nobody broke what an interrupted run did not come to.
+                outcome = Outcome.SKIPPED if error == "interrupted" else Outcome.ERROR
+                self._done(self._plain(cell, outcome, error))
+        order: Mapping[str, int] = {c.scenario.name: i for i, c in enumerate(self._plan.cells)}
+        self._results.sort(key=lambda result: order[result.scenario])
