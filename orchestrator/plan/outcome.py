@@ -1,0 +1,186 @@
+"""Results as values: of a step, of a cell, of a run.
+
+A red test is a value (``Outcome.FAILED``); a broken lab is an exception, and where
+it broke within one cell the cell's outcome is ``Outcome.ERROR`` with the exception's
+message as its reason.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.foundation.errors import (
+    EXIT_BROKEN,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PASSED,
+)
+from orchestrator.plan.klog import Finding
+
+
+class Outcome(enum.Enum):
+    """What became of a cell or a step."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    """The module or the kernel did not do what the scenario says."""
+    ERROR = "error"
+    """The lab could not see or could not do what a verdict needs."""
+    SKIPPED = "skipped"
+    """Not meant for this kernel, or not reached; the reason says which."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One expectation that was not met.
+
+    ``what`` names it (``stdout``, ``errno``, ``log``, ``time``...), ``diff`` holds the
+    comparison as lines of a unified diff, ready to print, where there is one.
+    """
+
+    what: str
+    message: str
+    diff: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command in a guest gave. ``status`` is None where a signal ended it."""
+
+    command: str
+    status: int | None
+    signal: str | None
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of one step. ``command`` is absent for steps that ran none (``log``)."""
+
+    number: int
+    title: str
+    outcome: Outcome
+    seconds: float = 0.0
+    mismatches: tuple[Mismatch, ...] = ()
+    reason: str = ""
+    command: CommandResult | None = None
+
+
+@dataclass(frozen=True)
+class KernelIdentity:
+    """Which kernel a cell ran on. ``release`` is what ``uname -r`` says."""
+
+    name: str
+    release: str
+    version: str
+    source: str
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What became of one scenario on one kernel."""
+
+    kernel: str
+    scenario: str
+    outcome: Outcome
+    reason: str = ""
+    """Why, in a line: the first mismatch, the first finding, the error, the skip's cause."""
+    steps: tuple[StepResult, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """What the kernel complained of within the cell's window, expected or not."""
+    taint_before: int | None = None
+    taint_after: int | None = None
+    seconds: float = 0.0
+    evidence: Path | None = None
+    """The cell's folder, relative to the run's."""
+
+
+@dataclass(frozen=True)
+class KernelResult:
+    """What became of a kernel: its identity once known, its preparation, its cells."""
+
+    name: str
+    identity: KernelIdentity | None
+    error: str = ""
+    """Why nothing could be played on it, where that is so (also in each of its cells)."""
+    boot_seconds: float | None = None
+    build_seconds: float | None = None
+    boots: int = 0
+    cells: tuple[CellResult, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One invocation of ``lab run``."""
+
+    lab: str
+    run_id: str
+    lab_version: str
+    started: str
+    """UTC, ISO 8601."""
+    seconds: float
+    accelerator: str
+    accelerator_reason: str
+    qemu_version: str
+    interrupted: bool = False
+    kernels: tuple[KernelResult, ...] = field(default=())
+
+    @property
+    def cells(self) -> tuple[CellResult, ...]:
+        """Every cell of every kernel."""
+        return tuple(cell for kernel in self.kernels for cell in kernel.cells)
+
+    def count(self, outcome: Outcome) -> int:
+        """How many cells ended so."""
+        return sum(cell.outcome is outcome for cell in self.cells)
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Why kernels could not be used at all, each with the kernel's name."""
+        return tuple(f"{kernel.name}: {kernel.error}" for kernel in self.kernels if kernel.error)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a whole run comes to: the exit status, and the sentence that says why."""
+
+    exit_status: int
+    message: str
+
+
+def judge_result(result: RunResult) -> Verdict:
+    """The verdict on a run.
+
+    The worst decides, and an error is worse than a failure: where the lab broke, nobody
+    knows what else would have failed, and a failure that was seen stays in the report.
+    A run that played nothing is an error too, or a misspelt selection would be green.
+    """
+    played = [cell for cell in result.cells if cell.outcome is not Outcome.SKIPPED]
+    errors = result.count(Outcome.ERROR)
+    failed = result.count(Outcome.FAILED)
+    if result.interrupted:
+        return Verdict(EXIT_INTERRUPTED, "interrupted")
+    if errors or result.errors:
+        return Verdict(EXIT_BROKEN, f"the lab broke: {_errors_in_words(result, errors)}")
+    if not played:
+        return Verdict(EXIT_BROKEN, "no scenario ran")
+    if failed:
+        return Verdict(EXIT_FAILED, f"{failed} of {_plural(len(played), 'scenario')} failed")
+    return Verdict(EXIT_PASSED, f"{_plural(len(played), 'scenario')} passed")
+
+
+def _errors_in_words(result: RunResult, errors: int) -> str:
+    words = [f"{_plural(errors, 'scenario')} not judged"] if errors else []
+    if result.errors:
+        words.append(f"{_plural(len(result.errors), 'kernel')} not usable")
+    return ", ".join(words)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
