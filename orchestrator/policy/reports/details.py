@@ -1,0 +1,129 @@
+"""``report.txt``: scenarios by kernels at a glance, then all that is known of each that did
+not pass. Plain text, safe to look at in a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.plan.klog import Finding
+from orchestrator.plan.outcome import (
+    CellResult,
+    Outcome,
+    RunResult,
+    StepResult,
+    judge_result,
+)
+from orchestrator.plan.visible import clip, visible
+
+MAX_LINE = 200
+MAX_FINDING_LINES = 60
+MAX_FINDINGS = 10
+_SIGNS = {
+    Outcome.PASSED: "ok",
+    Outcome.FAILED: "FAIL",
+    Outcome.ERROR: "ERR",
+    Outcome.SKIPPED: "-",
+}
+_LEGEND = (
+    "ok    passed: the modules and the kernel did what the scenario says",
+    "FAIL  failed: they did not",
+    "ERR   error: the lab could not do or could not see what a verdict needs",
+    "-     skipped: not meant for this kernel, or not reached",
+)
+
+
+def render_report(result: RunResult) -> str:
+    """The file's text."""
+    blocks = [
+        "\n".join(_head(result)),
+        "\n".join(_matrix(result)),
+        "\n".join(_LEGEND),
+        *("\n".join(_told(cell)) for cell in result.cells if cell.outcome is not Outcome.PASSED),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _head(result: RunResult) -> Iterator[str]:
+    verdict = judge_result(result)
+    yield visible(f"lab {result.lab}, run {result.run_id}: {verdict.message}")
+    yield visible(
+        f"started {result.started}, took {result.seconds:.1f} s, lab {result.lab_version}"
+    )
+    yield visible(
+        f"accelerator {result.accelerator} ({result.accelerator_reason}), "
+        f"QEMU {result.qemu_version}"
+    )
+
+
+def _matrix(result: RunResult) -> Iterator[str]:
+    """One row for each scenario, one column for each kernel, the kernels by number."""
+    for number, kernel in enumerate(result.kernels, 1):
+        release = kernel.identity.release if kernel.identity else "not found"
+        error = f": {kernel.error}" if kernel.error else ""
+        yield visible(f"[{number}] {kernel.name}, {release}{error}")
+    yield ""
+    signs = {(cell.scenario, cell.kernel): _SIGNS[cell.outcome] for cell in result.cells}
+    names = dict.fromkeys(cell.scenario for cell in result.cells)
+    width = max((len(visible(name)) for name in names), default=0)
+    numbers = range(1, len(result.kernels) + 1)
+    yield f"{'':{width}}" + "".join(f"{f'[{number}]':>6}" for number in numbers)
+    for name in names:
+        row = [signs.get((name, kernel.name), "") for kernel in result.kernels]
+        yield (f"{visible(name):{width}}" + "".join(f"{sign:>6}" for sign in row)).rstrip()
+
+
+def _told(cell: CellResult) -> Iterator[str]:
+    title = visible(f"{cell.outcome.value.upper()}  {cell.scenario} on {cell.kernel}")
+    yield title
+    if cell.outcome is Outcome.SKIPPED:
+        yield f"  {visible(cell.reason)}"
+        return
+    yield "=" * min(len(title), 80)
+    yield from render_cell(cell)
+
+
+def render_cell(cell: CellResult) -> Iterator[str]:
+    """All that is known of one scenario on one kernel, as safe lines."""
+    if cell.reason:
+        yield visible(cell.reason)
+    for step in cell.steps:
+        yield from _step(step)
+    unexpected = [finding for finding in cell.findings if not finding.expected]
+    for finding in unexpected[:MAX_FINDINGS]:
+        yield from _finding(finding)
+    if len(unexpected) > MAX_FINDINGS:
+        yield f"… and {len(unexpected) - MAX_FINDINGS} more complaints of the kernel"
+    for finding in cell.findings:
+        if finding.expected:
+            yield _cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
+    if cell.taint_before is not None or cell.taint_after is not None:
+        yield f"taint before: {cell.taint_before}, after: {cell.taint_after}"
+    if cell.evidence is not None:
+        yield visible(f"evidence: {cell.evidence}")
+
+
+def _step(step: StepResult) -> Iterator[str]:
+    yield _cut(f"{step.number:3}. {step.outcome.value:8} {step.seconds:7.2f} s  {step.title}")
+    if step.reason:
+        yield _cut(f"     {step.reason}")
+    for mismatch in step.mismatches:
+        yield f"     {visible(mismatch.what)}: {visible(mismatch.message)}"
+        yield from (_cut(f"       {line}") for line in mismatch.diff)
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield _cut(f"the kernel complained: {finding.kind}: {finding.headline}")
+    if finding.modules:
+        yield visible(f"  in its traces: {', '.join(finding.modules)}")
+    yield from _excerpt(finding.lines)
+
+
+def _excerpt(lines: Sequence[str]) -> Iterator[str]:
+    yield from (_cut(f"  | {line}") for line in lines[:MAX_FINDING_LINES])
+    if len(lines) > MAX_FINDING_LINES:
+        yield f"  … and {len(lines) - MAX_FINDING_LINES} more lines"
+
+
+def _cut(line: str) -> str:
+    return clip(visible(line), MAX_LINE)

@@ -1,0 +1,104 @@
+"""``junit.xml``: one suite for each kernel, one case for each scenario.
+
+The shape is what Jenkins, GitLab and pytest's own reports agree on. Everything passes
+through ``visible``: XML 1.0 has no way to write most control characters, not even escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from orchestrator.plan.outcome import CellResult, KernelResult, Outcome, RunResult
+from orchestrator.plan.visible import visible
+from orchestrator.policy.reports.details import render_cell
+
+_TAGS = {Outcome.FAILED: "failure", Outcome.ERROR: "error", Outcome.SKIPPED: "skipped"}
+_COUNTS = {"failures": Outcome.FAILED, "errors": Outcome.ERROR, "skipped": Outcome.SKIPPED}
+
+
+def render_junit(result: RunResult) -> str:
+    """The file's text."""
+    kernels = [(kernel, _cells(kernel)) for kernel in result.kernels]
+    cells = [cell for _, some in kernels for cell in some]
+    root = _element("testsuites", {"name": result.lab, **_numbers(cells, result.seconds)})
+    for kernel, some in kernels:
+        root.append(_suite(result, kernel, some))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _cells(kernel: KernelResult) -> Sequence[CellResult]:
+    """Its scenarios; for a kernel that has none but an error, a case that shows it."""
+    if kernel.cells or not kernel.error:
+        return kernel.cells
+    return (CellResult(kernel.name, "(kernel)", Outcome.ERROR, kernel.error),)
+
+
+def _suite(
+    result: RunResult, kernel: KernelResult, cells: Sequence[CellResult]
+) -> ElementTree.Element:
+    seconds = sum(cell.seconds for cell in cells)
+    attributes = {"name": kernel.name, "timestamp": result.started, "hostname": kernel.name}
+    suite = _element("testsuite", {**attributes, **_numbers(cells, seconds)})
+    suite.append(_properties(result, kernel))
+    for cell in cells:
+        suite.append(_case(result, cell))
+    return suite
+
+
+def _numbers(cells: Sequence[CellResult], seconds: float) -> dict[str, str]:
+    counts = {
+        name: str(sum(cell.outcome is outcome for cell in cells))
+        for name, outcome in _COUNTS.items()
+    }
+    return {"tests": str(len(cells)), **counts, "time": f"{seconds:.3f}"}
+
+
+def _properties(result: RunResult, kernel: KernelResult) -> ElementTree.Element:
+    values = {"run": result.run_id, "accelerator": result.accelerator, "qemu": result.qemu_version}
+    if kernel.identity is not None:
+        values |= {"release": kernel.identity.release, "source": kernel.identity.source}
+    if kernel.error:
+        values["error"] = kernel.error
+    properties = _element("properties", {})
+    for name, value in values.items():
+        properties.append(_element("property", {"name": name, "value": value}))
+    return properties
+
+
+def _case(result: RunResult, cell: CellResult) -> ElementTree.Element:
+    case = _element(
+        "testcase",
+        {
+            "name": cell.scenario,
+            "classname": f"{result.lab}.{cell.kernel}",
+            "time": f"{cell.seconds:.3f}",
+        },
+    )
+    if cell.outcome is not Outcome.PASSED:
+        told = _element(_TAGS[cell.outcome], {"message": cell.reason})
+        if cell.outcome is not Outcome.SKIPPED:
+            told.set("type", _type_of(cell))
+            told.text = "\n".join(render_cell(cell))
+        case.append(told)
+    if cell.evidence is not None:
+        out = _element("system-out", {})
+        out.text = visible(f"evidence: {cell.evidence}")
+        case.append(out)
+    return case
+
+
+def _type_of(cell: CellResult) -> str:
+    """What kind of failure: what was compared, or what the kernel complained of."""
+    if cell.outcome is Outcome.ERROR:
+        return "error"
+    finding = next((each for each in cell.findings if not each.expected), None)
+    if finding is not None:
+        return f"kernel.{finding.kind}"
+    mismatch = next((each for step in cell.steps for each in step.mismatches), None)
+    return visible(mismatch.what) if mismatch is not None else "failure"
+
+
+def _element(tag: str, attributes: dict[str, str]) -> ElementTree.Element:
+    return ElementTree.Element(tag, {name: visible(text) for name, text in attributes.items()})

@@ -1,0 +1,140 @@
+"""``results.json``: the whole result for scripts; its shape is ``results.schema.json``."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from orchestrator.plan.klog import Finding
+from orchestrator.plan.outcome import (
+    CellResult,
+    CommandResult,
+    KernelResult,
+    Mismatch,
+    Outcome,
+    RunResult,
+    StepResult,
+    judge_result,
+)
+from orchestrator.plan.visible import decode
+
+SCHEMA_VERSION = 1
+"""Goes up when a reader of the file would have to change; new keys alone do not."""
+MAX_STREAM_BYTES = 1 << 16
+"""How much of a command's output is in the file; the transcript in the evidence has all."""
+
+
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema of the file."""
+    text = resources.files(__package__).joinpath("results.schema.json").read_text("utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def render_results(result: RunResult) -> str:
+    """The file's text. What a guest printed is in it raw: ASCII, with JSON's own escapes."""
+    return json.dumps(_run(result), indent=2) + "\n"
+
+
+def _run(result: RunResult) -> dict[str, Any]:
+    verdict = judge_result(result)
+    return {
+        "schema": SCHEMA_VERSION,
+        "lab": result.lab,
+        "run_id": result.run_id,
+        "lab_version": result.lab_version,
+        "started": result.started,
+        "seconds": round(result.seconds, 3),
+        "accelerator": result.accelerator,
+        "accelerator_reason": result.accelerator_reason,
+        "qemu_version": result.qemu_version,
+        "interrupted": result.interrupted,
+        "exit_status": verdict.exit_status,
+        "verdict": verdict.message,
+        "counts": {outcome.value: result.count(outcome) for outcome in Outcome},
+        "kernels": [_kernel(kernel) for kernel in result.kernels],
+    }
+
+
+def _kernel(kernel: KernelResult) -> dict[str, Any]:
+    identity = kernel.identity
+    return {
+        "name": kernel.name,
+        "identity": None
+        if identity is None
+        else {
+            "name": identity.name,
+            "release": identity.release,
+            "version": identity.version,
+            "source": identity.source,
+            "packages": list(identity.packages),
+        },
+        "error": kernel.error,
+        "boot_seconds": _seconds(kernel.boot_seconds),
+        "build_seconds": _seconds(kernel.build_seconds),
+        "boots": kernel.boots,
+        "cells": [_cell(cell) for cell in kernel.cells],
+    }
+
+
+def _cell(cell: CellResult) -> dict[str, Any]:
+    return {
+        "scenario": cell.scenario,
+        "outcome": cell.outcome.value,
+        "reason": cell.reason,
+        "seconds": round(cell.seconds, 3),
+        "taint_before": cell.taint_before,
+        "taint_after": cell.taint_after,
+        "evidence": None if cell.evidence is None else cell.evidence.as_posix(),
+        "steps": [_step(step) for step in cell.steps],
+        "findings": [_finding(finding) for finding in cell.findings],
+    }
+
+
+def _step(step: StepResult) -> dict[str, Any]:
+    return {
+        "number": step.number,
+        "title": step.title,
+        "outcome": step.outcome.value,
+        "seconds": round(step.seconds, 3),
+        "reason": step.reason,
+        "mismatches": [_mismatch(mismatch) for mismatch in step.mismatches],
+        "command": None if step.command is None else _command(step.command),
+    }
+
+
+def _mismatch(mismatch: Mismatch) -> dict[str, Any]:
+    return {"what": mismatch.what, "message": mismatch.message, "diff": list(mismatch.diff)}
+
+
+def _command(command: CommandResult) -> dict[str, Any]:
+    return {
+        "command": command.command,
+        "status": command.status,
+        "signal": command.signal,
+        "seconds": round(command.seconds, 3),
+        "truncated": command.truncated,
+        "stdout": _stream(command.stdout),
+        "stderr": _stream(command.stderr),
+    }
+
+
+def _stream(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "text": decode(data[:MAX_STREAM_BYTES])}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "headline": finding.headline,
+        "expected": finding.expected,
+        "first": finding.first,
+        "last": finding.last,
+        "modules": list(finding.modules),
+        "lines": list(finding.lines),
+    }
+
+
+def _seconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

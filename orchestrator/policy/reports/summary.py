@@ -1,0 +1,122 @@
+"""The summary that ends a run on the terminal: a row for each kernel, then the failures."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from orchestrator.plan.outcome import (
+    CellResult,
+    KernelResult,
+    Mismatch,
+    Outcome,
+    RunResult,
+    judge_result,
+)
+from orchestrator.plan.visible import clip, visible
+
+WIDTH = 80
+MAX_TOLD = 10
+MAX_MISMATCHES = 3
+MAX_DIFF_LINES = 8
+MAX_TEXT = 400
+_NAME_WIDTH = 14
+_RELEASE_WIDTH = 26
+_COLUMNS = (Outcome.PASSED, Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED)
+
+
+def render_summary(result: RunResult) -> str:
+    """The text: plain, at most 80 columns wide, safe for a terminal."""
+    lines = [*_table(result), *_kernel_errors(result)]
+    told = [
+        cell
+        for kernel in result.kernels
+        for cell in kernel.cells
+        if cell.outcome in (Outcome.FAILED, Outcome.ERROR) and cell.reason != kernel.error
+    ]
+    for cell in told[:MAX_TOLD]:
+        lines += ["", *_told(cell)]
+    if len(told) > MAX_TOLD:
+        lines += ["", f"… and {len(told) - MAX_TOLD} more; report.txt has them all"]
+    lines += ["", *_wrapped(judge_result(result).message, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _table(result: RunResult) -> Iterator[str]:
+    yield (
+        f"{'kernel':{_NAME_WIDTH}} {'uname -r':{_RELEASE_WIDTH}}"
+        " pass fail error skip  boot build total"
+    )
+    for kernel in result.kernels:
+        yield _row(kernel)
+
+
+def _row(kernel: KernelResult) -> str:
+    release = kernel.identity.release if kernel.identity else "-"
+    counts = [sum(cell.outcome is outcome for cell in kernel.cells) for outcome in _COLUMNS]
+    seconds = (
+        kernel.boot_seconds,
+        kernel.build_seconds,
+        sum((cell.seconds for cell in kernel.cells), 0.0)
+        + (kernel.boot_seconds or 0.0)
+        + (kernel.build_seconds or 0.0),
+    )
+    return (
+        f"{clip(visible(kernel.name), _NAME_WIDTH):{_NAME_WIDTH}}"
+        f" {clip(visible(release), _RELEASE_WIDTH):{_RELEASE_WIDTH}}"
+        " {:4} {:4} {:5} {:4} ".format(*counts)
+        + " ".join(f"{_seconds(each):>5}" for each in seconds)
+    )
+
+
+def _seconds(seconds: float | None) -> str:
+    """At most five characters."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f}" if seconds < 999 else f"{min(seconds, 99999):.0f}"
+
+
+def _kernel_errors(result: RunResult) -> Iterator[str]:
+    for error in result.errors:
+        yield ""
+        yield from _wrapped(f"ERROR  {error}", "  ")
+
+
+def _told(cell: CellResult) -> Iterator[str]:
+    yield from _wrapped(f"{cell.outcome.value.upper()}  {cell.scenario} on {cell.kernel}", "  ")
+    places = [
+        (f"step {step.number}, {step.title}: ", mismatch)
+        for step in cell.steps
+        for mismatch in step.mismatches
+    ]
+    if not any(mismatch.message == cell.reason for _, mismatch in places):
+        yield from _wrapped(f"  {cell.reason}", "  ")
+        yield from _excerpt(cell)
+    for place, mismatch in places[:MAX_MISMATCHES]:
+        yield from _mismatch(clip(place, 2 * WIDTH), mismatch)
+    if len(places) > MAX_MISMATCHES:
+        yield f"  … and {len(places) - MAX_MISMATCHES} more mismatches"
+    if cell.evidence is not None:
+        yield from _wrapped(f"  evidence: {cell.evidence}", "    ")
+
+
+def _excerpt(cell: CellResult) -> Iterator[str]:
+    """The kernel's own words, where they are the reason."""
+    finding = next((each for each in cell.findings if not each.expected), None)
+    if finding is not None:
+        yield from (
+            clip(visible(f"    | {line}"), WIDTH) for line in finding.lines[:MAX_DIFF_LINES]
+        )
+
+
+def _mismatch(place: str, mismatch: Mismatch) -> Iterator[str]:
+    yield from _wrapped(f"  {place}{mismatch.message}", "  ")
+    yield from (clip(visible(f"    {line}"), WIDTH) for line in mismatch.diff[:MAX_DIFF_LINES])
+    if len(mismatch.diff) > MAX_DIFF_LINES:
+        yield f"    … and {len(mismatch.diff) - MAX_DIFF_LINES} more lines"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """In lines of at most 80 columns; a word that is longer than a line is broken."""
+    shown = clip(visible(text), MAX_TEXT)
+    return textwrap.wrap(shown, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]

@@ -1,0 +1,439 @@
+"""Reports: every outcome in every form, and nothing a guest prints can break one."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.foundation.errors import (
+    EXIT_BROKEN,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PASSED,
+)
+from orchestrator.plan.klog import Finding
+from orchestrator.plan.model import FindingClass
+from orchestrator.plan.outcome import (
+    CellResult,
+    CommandResult,
+    KernelIdentity,
+    KernelResult,
+    Mismatch,
+    Outcome,
+    RunResult,
+    StepResult,
+    judge_result,
+)
+from orchestrator.plan.visible import clip, visible, visible_lines
+from orchestrator.policy.reports import (
+    render_junit,
+    render_report,
+    render_results,
+    render_summary,
+    write_reports,
+)
+from orchestrator.policy.reports.results import load_schema
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x00\x9b31m\u202e\ufffe\u2028]]></failure>&<é\U0001f427"
+
+
+def cell(outcome: Outcome, scenario: str = "greeting/read", kernel: str = "k1") -> CellResult:
+    return CellResult(kernel, scenario, outcome, "" if outcome is Outcome.PASSED else "a reason")
+
+
+def failed_cell(kernel: str = "k1", text: str = "HelloWorld") -> CellResult:
+    mismatch = Mismatch("stdout", f"stdout is {text}", ("--- expected", f"-{text}", "+other"))
+    command = CommandResult(f"cat {text}", 0, None, text.encode(), b"\xff\x00", 0.25)
+    steps = (
+        StepResult(1, "load procfs1", Outcome.PASSED, 0.5),
+        StepResult(2, f"run {text}", Outcome.FAILED, 0.25, (mismatch,), command=command),
+        StepResult(3, "unload procfs1", Outcome.SKIPPED, reason="not reached"),
+    )
+    findings = (
+        Finding("oops", text, 10, 12, (text, "Call Trace:", " f+0x1/0x2 [m]"), ("m",)),
+        Finding("warning", text, 20, 20, (text,), expected=True),
+    )
+    return CellResult(
+        kernel,
+        "greeting/fail",
+        Outcome.FAILED,
+        mismatch.message,
+        steps,
+        findings,
+        12288,
+        12800,
+        1.5,
+        Path("cells/k1/greeting/fail"),
+    )
+
+
+def kernel(*cells: CellResult, name: str = "k1", error: str = "") -> KernelResult:
+    identity = KernelIdentity(name, "6.1.0-56-cloud-amd64", "6.1.192", "debian", ("linux-image",))
+    return KernelResult(name, identity, error, 4.2, 30.1, 1, cells)
+
+
+def run(*kernels: KernelResult, interrupted: bool = False) -> RunResult:
+    return RunResult(
+        "procfs",
+        "20260101T120000Z-ab12",
+        "0.1",
+        "2026-01-01T12:00:00Z",
+        123.4567,
+        "tcg",
+        "/dev/kvm is absent",
+        "7.2.0",
+        interrupted,
+        kernels,
+    )
+
+
+EVERYTHING = run(
+    kernel(
+        cell(Outcome.PASSED),
+        failed_cell(),
+        cell(Outcome.ERROR, "greeting/error"),
+        cell(Outcome.SKIPPED, "greeting/skip"),
+    ),
+    kernel(*(replace(cell(Outcome.ERROR), kernel="k2"),), name="k2", error="it did not boot"),
+    KernelResult("k3", None, "no such package"),
+)
+HOSTILE_RUN = run(kernel(failed_cell(text=HOSTILE), name=HOSTILE, error=HOSTILE))
+
+
+# --- what the run comes to -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "message"),
+    [
+        (run(), EXIT_BROKEN, "no scenario ran"),
+        (run(kernel()), EXIT_BROKEN, "no scenario ran"),
+        (run(kernel(cell(Outcome.SKIPPED))), EXIT_BROKEN, "no scenario ran"),
+        (run(kernel(cell(Outcome.PASSED))), EXIT_PASSED, "1 scenario passed"),
+        (
+            run(kernel(cell(Outcome.PASSED), cell(Outcome.PASSED), cell(Outcome.SKIPPED))),
+            EXIT_PASSED,
+            "2 scenarios passed",
+        ),
+        (
+            run(kernel(cell(Outcome.PASSED), cell(Outcome.FAILED))),
+            EXIT_FAILED,
+            "1 of 2 scenarios failed",
+        ),
+        (
+            run(kernel(cell(Outcome.FAILED), cell(Outcome.ERROR))),
+            EXIT_BROKEN,
+            "the lab broke: 1 scenario not judged",
+        ),
+        (
+            run(kernel(cell(Outcome.PASSED)), kernel(name="k2", error="no boot")),
+            EXIT_BROKEN,
+            "the lab broke: 1 kernel not usable",
+        ),
+        (run(kernel(cell(Outcome.ERROR)), interrupted=True), EXIT_INTERRUPTED, "interrupted"),
+        (run(interrupted=True), EXIT_INTERRUPTED, "interrupted"),
+    ],
+)
+def test_the_verdict(result: RunResult, status: int, message: str) -> None:
+    verdict = judge_result(result)
+    assert (verdict.exit_status, verdict.message) == (status, message)
+
+
+# --- text ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text, é and \u4e2d", "plain text, é and \u4e2d"),
+        ("\x1b[31m\x07", "\\x1b[31m\\x07"),
+        ("a\tb\rc\nd\0", "a\\tb\\rc\\nd\\0"),
+        ("\x7f\x9b\xa0", "\\x7f\\x9b\\xa0"),
+        ("\u202e\u200b\u2028\ufeff", "\\u202e\\u200b\\u2028\\ufeff"),
+        ("\ud800\uffff\U000e0001", "\\ud800\\uffff\\U000e0001"),
+        ("\\x1b", "\\x1b"),
+    ],
+)
+def test_nothing_unprintable_is_shown(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(st.text())
+def test_visible_is_always_printable(text: str) -> None:
+    assert visible(text).isprintable()
+    assert all(line.isprintable() for line in visible_lines(text))
+
+
+def test_lines_are_split_at_newlines_only() -> None:
+    assert visible_lines("a\r\nb\x0bc\u2028d\n") == ("a", "b\\x0bc\\u2028d")
+    assert visible_lines("") == ()
+    assert visible_lines("\n\n") == ("", "")
+
+
+@pytest.mark.parametrize(("width", "shown"), [(5, "abcde"), (4, "abc…"), (1, "…"), (0, "…")])
+def test_a_line_is_cut_with_a_sign(width: int, shown: str) -> None:
+    assert clip("abcde", width) == shown
+
+
+# --- results.json ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [EVERYTHING, HOSTILE_RUN, run(), run(kernel())])
+def test_results_fit_their_schema(result: RunResult) -> None:
+    schema = load_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    text = render_results(result)
+    assert text.isascii()
+    jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
+
+
+def test_results_hold_what_happened() -> None:
+    results = json.loads(render_results(EVERYTHING))
+    assert results["schema"] == 1
+    assert results["exit_status"] == EXIT_BROKEN
+    assert results["counts"] == {"passed": 1, "failed": 1, "error": 2, "skipped": 1}
+    failed = results["kernels"][0]["cells"][1]
+    assert failed["evidence"] == "cells/k1/greeting/fail"
+    assert failed["taint_after"] == 12800
+    assert failed["findings"][0]["modules"] == ["m"]
+    command = failed["steps"][1]["command"]
+    assert command["stdout"] == {"bytes": 10, "text": "HelloWorld"}
+    assert command["stderr"] == {"bytes": 2, "text": "\\xff\x00"}
+    assert results["kernels"][2]["identity"] is None
+
+
+def test_the_schema_knows_every_class_of_finding_and_every_outcome() -> None:
+    definitions = load_schema()["$defs"]
+    assert definitions["finding"]["properties"]["kind"]["enum"] == list(get_args(FindingClass))
+    assert definitions["outcome"]["enum"] == [outcome.value for outcome in Outcome]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema",), 2),
+        (("more",), 1),
+        (("exit_status",), 2),
+        (("kernels", 0, "cells", 1, "outcome"), "ok"),
+        (("kernels", 0, "cells", 1, "findings", 0, "kind"), "splat"),
+        (("kernels", 0, "cells", 1, "seconds"), -1),
+    ],
+)
+def test_the_schema_refuses_what_is_wrong(path: tuple[str | int, ...], value: object) -> None:
+    results = json.loads(render_results(EVERYTHING))
+    place = results
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(results, load_schema())
+
+
+# --- JUnit -------------------------------------------------------------------------------------
+
+
+def test_junit_has_a_suite_for_each_kernel_and_a_case_for_each_scenario() -> None:
+    root = ElementTree.fromstring(render_junit(EVERYTHING))
+    assert root.tag == "testsuites"
+    assert [suite.get("name") for suite in root] == ["k1", "k2", "k3"]
+    counts = ("tests", "failures", "errors", "skipped")
+    assert [[suite.get(name) for name in counts] for suite in root] == [
+        ["4", "1", "1", "1"],
+        ["1", "0", "1", "0"],
+        ["1", "0", "1", "0"],
+    ]
+    assert [root.get(name) for name in counts] == ["6", "1", "3", "1"]
+    cases = root.findall("testsuite/testcase")
+    assert cases[0].get("classname") == "procfs.k1"
+    assert [case.get("name") for case in cases[-2:]] == ["greeting/read", "(kernel)"]
+    release = root.find("testsuite/properties/property[@name='release']")
+    assert release is not None
+    assert release.get("value") == "6.1.0-56-cloud-amd64"
+
+
+def test_junit_tells_why() -> None:
+    root = ElementTree.fromstring(render_junit(EVERYTHING))
+    failure = root.find(".//failure")
+    assert failure is not None
+    assert failure.get("message") == "stdout is HelloWorld"
+    assert failure.get("type") == "kernel.oops"
+    assert failure.text is not None
+    assert "-HelloWorld" in failure.text
+    assert "| Call Trace:" in failure.text
+    assert "evidence: cells/k1/greeting/fail" in failure.text
+    skipped = root.find(".//skipped")
+    assert skipped is not None
+    assert skipped.get("message") == "a reason"
+    error = root.find(".//error")
+    assert error is not None
+    assert error.get("type") == "error"
+
+
+def test_junit_names_what_was_compared_where_the_kernel_is_content() -> None:
+    quiet = replace(failed_cell(), findings=())
+    failure = ElementTree.fromstring(render_junit(run(kernel(quiet)))).find(".//failure")
+    assert failure is not None
+    assert failure.get("type") == "stdout"
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(st.text(), st.binary())
+def test_junit_is_well_formed_whatever_a_guest_says(text: str, data: bytes) -> None:
+    hostile = failed_cell(text=text.encode("utf-8", "replace").decode() + data.decode("latin-1"))
+    result = run(kernel(replace(hostile, scenario=text, reason=text), name=text, error=text))
+    root = ElementTree.fromstring(render_junit(result))
+    assert root.get("tests") == "1"
+
+
+# --- what people read --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [EVERYTHING, HOSTILE_RUN, run(), run(kernel())])
+def test_no_control_character_reaches_the_terminal(result: RunResult) -> None:
+    for text in (render_summary(result), render_report(result)):
+        assert text.endswith("\n")
+        assert all(line.isprintable() for line in text.split("\n"))
+
+
+LONG = run(
+    kernel(
+        *(replace(failed_cell("k" * 200, "x" * 3000), scenario="s" * 300) for _ in range(30)),
+        name="k" * 200,
+        error="e" * 500,
+    )
+)
+
+
+@pytest.mark.parametrize("result", [EVERYTHING, HOSTILE_RUN, LONG, run(), run(kernel())])
+def test_the_summary_fits_a_terminal(result: RunResult) -> None:
+    lines = render_summary(result).split("\n")
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 250
+
+
+def test_the_summary() -> None:
+    assert render_summary(EVERYTHING) == (
+        "kernel         uname -r                   pass fail error skip  boot build total\n"
+        "k1             6.1.0-56-cloud-amd64          1    1     1    1   4.2  30.1  35.8\n"
+        "k2             6.1.0-56-cloud-amd64          0    0     1    0   4.2  30.1  34.3\n"
+        "k3             -                             0    0     0    0     -     -   0.0\n"
+        "\n"
+        "ERROR  k2: it did not boot\n"
+        "\n"
+        "ERROR  k3: no such package\n"
+        "\n"
+        "FAILED  greeting/fail on k1\n"
+        "  step 2, run HelloWorld: stdout is HelloWorld\n"
+        "    --- expected\n"
+        "    -HelloWorld\n"
+        "    +other\n"
+        "  evidence: cells/k1/greeting/fail\n"
+        "\n"
+        "ERROR  greeting/error on k1\n"
+        "  a reason\n"
+        "\n"
+        "ERROR  greeting/read on k2\n"
+        "  a reason\n"
+        "\n"
+        "the lab broke: 2 scenarios not judged, 2 kernels not usable\n"
+    )
+
+
+def test_the_summary_shows_the_kernels_words_where_they_are_the_reason() -> None:
+    oops = replace(failed_cell(), steps=(), reason="unexpected oops: HelloWorld")
+    text = render_summary(run(kernel(oops)))
+    assert "  unexpected oops: HelloWorld\n    | HelloWorld\n    | Call Trace:\n" in text
+
+
+def test_a_kernel_that_cannot_be_used_is_told_once() -> None:
+    lost = [replace(cell(Outcome.ERROR), reason="it did not boot") for _ in range(9)]
+    text = render_summary(run(kernel(*lost, error="it did not boot")))
+    assert text.count("it did not boot") == 1
+    assert "9 scenarios not judged" in text
+
+
+def test_many_failures_are_not_all_told() -> None:
+    text = render_summary(LONG)
+    assert "… and 20 more; report.txt has them all" in text
+
+
+def test_the_report() -> None:
+    text = render_report(EVERYTHING)
+    assert "[2] k2, 6.1.0-56-cloud-amd64: it did not boot\n" in text
+    assert (
+        "                 [1]   [2]   [3]\n"
+        "greeting/read     ok   ERR\n"
+        "greeting/fail   FAIL\n"
+        "greeting/error   ERR\n"
+        "greeting/skip      -\n"
+    ) in text
+    assert "SKIPPED  greeting/skip on k1\n  a reason\n" in text
+    assert (
+        "FAILED  greeting/fail on k1\n"
+        "===========================\n"
+        "stdout is HelloWorld\n"
+        "  1. passed      0.50 s  load procfs1\n"
+        "  2. failed      0.25 s  run HelloWorld\n"
+        "     stdout: stdout is HelloWorld\n"
+        "       --- expected\n"
+        "       -HelloWorld\n"
+        "       +other\n"
+        "  3. skipped     0.00 s  unload procfs1\n"
+        "     not reached\n"
+        "the kernel complained: oops: HelloWorld\n"
+        "  in its traces: m\n"
+        "  | HelloWorld\n"
+        "  | Call Trace:\n"
+        "  |  f+0x1/0x2 [m]\n"
+        "the kernel complained as expected: warning: HelloWorld\n"
+        "taint before: 12288, after: 12800\n"
+        "evidence: cells/k1/greeting/fail\n"
+    ) in text
+
+
+def test_the_report_is_bounded_where_the_kernel_is_not() -> None:
+    noisy = Finding("warning", "w", 0, 1, ("line",) * 1000)
+    text = render_report(run(kernel(replace(failed_cell(), findings=(noisy,) * 500))))
+    assert "… and 490 more complaints of the kernel" in text
+    assert len(text.split("\n")) < 1000
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_reports_are_written(tmp_path: Path) -> None:
+    paths = write_reports(EVERYTHING, tmp_path)
+    assert [path.name for path in paths] == ["report.txt", "results.json", "junit.xml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    assert paths[0].read_text(encoding="utf-8") == render_report(EVERYTHING)
+    assert stat.S_IMODE(paths[1].stat().st_mode) == 0o644
+
+
+def test_reports_replace_those_of_before(tmp_path: Path) -> None:
+    write_reports(EVERYTHING, tmp_path)
+    write_reports(run(), tmp_path)
+    assert "no scenario ran" in (tmp_path / "report.txt").read_text(encoding="utf-8")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_hostile_texts_can_be_written(tmp_path: Path) -> None:
+    write_reports(HOSTILE_RUN, tmp_path)
+    ElementTree.parse(tmp_path / "junit.xml")
+
+
+def test_a_report_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "report.txt").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_reports(EVERYTHING, tmp_path)
+    assert os.listdir(tmp_path) == ["report.txt"]
