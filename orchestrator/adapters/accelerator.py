@@ -32,10 +32,11 @@ class Verdict:
 
 
 def qemu_version() -> str:
-    """QEMU's version line. Raises ``HostError`` if there is none."""
+    """QEMU's version, with its packager's. Raises ``HostError`` if there is none."""
     argv = (process.find_tool(QEMU), "--version")
     done = process.run(argv, deadline=Deadline.after(20, "qemu --version"))
-    return done.stdout.decode(errors="replace").partition("\n")[0].strip()
+    line = done.stdout.decode(errors="replace").partition("\n")[0]
+    return line.removeprefix("QEMU emulator version ").strip()
 
 
 def without_probing() -> Verdict | None:

@@ -31,6 +31,7 @@ QEMU = "qemu-system-x86_64"
 NOBODY = 65534
 QEMU_OWN_MIB = 4096  # what QEMU maps beside the guest's memory: code cache, stacks, libraries
 LAUNCH_SECONDS = 30.0
+REAP_SECONDS = 5.0
 # Emulated guests are this much slower, at the least, than the deadlines in lab.yaml assume.
 TCG_SLOWNESS = 5.0
 
@@ -98,7 +99,11 @@ class Machine:
         if self.log.panic is not None:
             raise GuestPanickedError(f"the guest's kernel panicked: {self.log.panic}")
         if self.log.ended or self._child.status is not None:
-            raise GuestDiedError(f"the guest is gone: {self._how_it_ended()}")
+            # The console closes a moment before the process has a status.
+            status = self._child.wait(Deadline.after(REAP_SECONDS, "QEMU to end"))
+            process.check_stopping()
+            how = self._how_it_ended()
+            raise GuestDiedError(f"the guest is gone: {how}", by_itself=status == 0)
 
     def wait_for_boot(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         """Block until the guest takes commands over SSH.
@@ -138,7 +143,7 @@ class Machine:
         if (failure := self._failure(failed)) is not None:
             raise BootError(f"the guest's init gave up: {failure}", evidence=self._console.path)
         if not self.alive:
-            self._child.wait(Deadline.after(2, "QEMU to end"))
+            self._child.wait(Deadline.after(REAP_SECONDS, "QEMU to end"))
             if self.log.count == 0:
                 raise LaunchError(
                     f"QEMU ended before the kernel said anything: {self._how_it_ended()}",
@@ -174,7 +179,7 @@ class Machine:
         try:
             self._qmp.greet(Deadline.after(LAUNCH_SECONDS, "QEMU's greeting"))
         except MachineError as error:
-            self._child.wait(Deadline.after(2, "QEMU to end"))
+            self._child.wait(Deadline.after(REAP_SECONDS, "QEMU to end"))
             raise LaunchError(
                 f"QEMU did not start: {self._output() or error.message}",
                 argv=self.argv,

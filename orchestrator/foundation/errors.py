@@ -165,7 +165,11 @@ class BootError(MachineError):
 
 
 class GuestDiedError(MachineError):
-    """The guest powered off or rebooted by itself, or its QEMU died."""
+    """The guest powered off or rebooted ``by_itself``, or its QEMU died."""
+
+    def __init__(self, message: str, *, by_itself: bool) -> None:
+        super().__init__(message)
+        self.by_itself = by_itself
 
 
 class GuestPanickedError(MachineError):

@@ -70,6 +70,10 @@ class StepResult:
     reason: str = ""
     command: CommandResult | None = None
 
+    def explain(self, mismatch: Mismatch) -> str:
+        """One of its mismatches in a sentence that says which step it was."""
+        return f"step {self.number}, {self.title}: {mismatch.message}"
+
 
 @dataclass(frozen=True)
 class KernelIdentity:

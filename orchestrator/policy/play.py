@@ -90,7 +90,7 @@ class _Course:
 
 
 class Play:
-    """One scenario in one guest: ``run`` plays it, ``judge`` gives its result.
+    """One scenario in one guest: ``open``, ``run``, and later ``judge`` for its result.
 
     Judging is apart from playing because the cell's window stays open until the next
     cell begins: what the kernel complains of in between belongs to this one.
@@ -112,38 +112,33 @@ class Play:
         )
 
     @property
-    def begin(self) -> Place | None:
-        """Where the cell's window begins, once its first marker has arrived."""
-        return self._begin
-
-    @property
     def guest_is_broken(self) -> bool:
         """Whether the next scenario needs another guest."""
         return bool(self._course.broken) or bool(self._findings(None))
 
+    def open(self) -> Place:
+        """Begin the cell's window; where it begins. Raises ``RunInterruptedError`` alone."""
+        self._begin = self._guest.place()
+        try:
+            self._begin = self._mark("begin")
+        except LabError as error:
+            self._take_end(error)
+        return self._begin
+
     def run(self) -> None:
-        """Play all steps, unload what is left, close the window.
+        """Play all steps, unload what is left, mark the end.
 
         Raises ``RunInterruptedError`` and nothing else.
         """
-        before = self._guest.place()
-        try:
-            self._begin = self._mark("begin")
-            self._play_steps()
-        except LabError as error:
-            self._take_end(error)
-        finally:
-            self._begin = self._begin or before
-        self._close()
-        self._seconds = time.monotonic() - self._started
-
-    def _play_steps(self) -> None:
         first = [LoadStep(load=name) for name in self._scenario.modules]
         for step in (*first, *self._scenario.steps):
             if self._course.stopped:
                 self._record(StepResult(0, step.title, Outcome.SKIPPED, reason="not reached"))
             else:
                 self._play_step(step)
+        self._close()
+        self._seconds = time.monotonic() - self._started
+
 
     def _play_step(self, step: Step) -> None:
         started = time.monotonic()
@@ -194,7 +189,7 @@ class Play:
         self._guest.machine.collect_hang(Deadline.after(10 * self._guest.plan.scale, "SysRq"))
         seconds = self._seconds_for(step)
         command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
-        mismatch = Mismatch("time", f"{step.title}: no end within {seconds:g} s")
+        mismatch = Mismatch("time", f"it did not end within {seconds:g} s")
         return StepResult(
             0, step.title, Outcome.FAILED, seconds=seconds, mismatches=(mismatch,), command=command
         )
@@ -345,7 +340,7 @@ class Play:
         self._course.jobs[step.name] = job
         self._course.named[step.name] = self._guest.find(begin)
         if step.until is not None and not job.wait_for_output(step.until.encode(), deadline):
-            message = f"{step.title}: it did not print {step.until!r} within {deadline.seconds:g} s"
+            message = f"it did not print {step.until!r} within {deadline.seconds:g} s"
             return _judged(step, None, (Mismatch("until", message),))
         return _judged(step, None, ())
 
@@ -387,7 +382,7 @@ class Play:
         findings, kernel_mismatches = judge_findings(expected, others)
         reasons = [mismatch.message for mismatch in kernel_mismatches]
         reasons += [
-            f"step {step.number}, {step.title}: {mismatch.message}"
+            step.explain(mismatch)
             for step in course.steps
             for mismatch in step.mismatches
         ]
@@ -414,7 +409,7 @@ class Play:
         """What the guest's own end means: wanted, the module's fault, or QEMU's."""
         if isinstance(end, GuestPanickedError):
             return (Outcome.PASSED, []) if "panic" in expected else (Outcome.FAILED, [end.message])
-        if isinstance(end, GuestDiedError) and "powered off or rebooted" in end.message:
+        if isinstance(end, GuestDiedError) and end.by_itself:
             return Outcome.FAILED, [end.message]
         return Outcome.ERROR, [end.message]
 

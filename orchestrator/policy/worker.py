@@ -218,10 +218,11 @@ class Worker:
             self._listener(Doing(self._plan.name, cell.scenario.name))
             play, folder = self._start(guest, cell)
             left.pop(0)
-            play.run()
+            begin = play.open()
             if open_play is not None:
-                self._finish(open_play, until=play.begin)
+                self._finish(open_play, until=begin)
             open_play = (play, folder)
+            play.run()
             if play.guest_is_broken or cell.scenario.scenario.fresh:
                 break
         if self._keep is not None and not left and guest.machine.alive:

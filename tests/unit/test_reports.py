@@ -67,7 +67,7 @@ def failed_cell(kernel: str = "k1", text: str = "HelloWorld") -> CellResult:
         kernel,
         "greeting/fail",
         Outcome.FAILED,
-        mismatch.message,
+        steps[1].explain(mismatch),
         steps,
         findings,
         12288,

@@ -84,18 +84,16 @@ def _kernel_errors(result: RunResult) -> Iterator[str]:
 
 def _told(cell: CellResult) -> Iterator[str]:
     yield from _wrapped(f"{cell.outcome.value.upper()}  {cell.scenario} on {cell.kernel}", "  ")
-    places = [
-        (f"step {step.number}, {step.title}: ", mismatch)
-        for step in cell.steps
-        for mismatch in step.mismatches
+    told = [
+        (step.explain(mismatch), mismatch) for step in cell.steps for mismatch in step.mismatches
     ]
-    if not any(mismatch.message == cell.reason for _, mismatch in places):
+    if not any(sentence == cell.reason for sentence, _ in told):
         yield from _wrapped(f"  {cell.reason}", "  ")
         yield from _excerpt(cell)
-    for place, mismatch in places[:MAX_MISMATCHES]:
-        yield from _mismatch(clip(place, 2 * WIDTH), mismatch)
-    if len(places) > MAX_MISMATCHES:
-        yield f"  … and {len(places) - MAX_MISMATCHES} more mismatches"
+    for sentence, mismatch in told[:MAX_MISMATCHES]:
+        yield from _mismatch(sentence, mismatch)
+    if len(told) > MAX_MISMATCHES:
+        yield f"  … and {len(told) - MAX_MISMATCHES} more mismatches"
     if cell.evidence is not None:
         yield from _wrapped(f"  evidence: {cell.evidence}", "    ")
 
@@ -109,8 +107,8 @@ def _excerpt(cell: CellResult) -> Iterator[str]:
         )
 
 
-def _mismatch(place: str, mismatch: Mismatch) -> Iterator[str]:
-    yield from _wrapped(f"  {place}{mismatch.message}", "  ")
+def _mismatch(sentence: str, mismatch: Mismatch) -> Iterator[str]:
+    yield from _wrapped(f"  {sentence}", "  ")
     yield from (clip(visible(f"    {line}"), WIDTH) for line in mismatch.diff[:MAX_DIFF_LINES])
     if len(mismatch.diff) > MAX_DIFF_LINES:
         yield f"    … and {len(mismatch.diff) - MAX_DIFF_LINES} more lines"

@@ -1,0 +1,141 @@
+"""Verdicts on scenarios whose outcomes are known, good and bad, in one run of real guests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import LABS, Ran, run_lab
+
+PASSED = (
+    "quiet",
+    "log-window",
+    "load-fails-as-expected",
+    "load-twice",
+    "unload-of-nothing",
+    "files",
+    "background",
+    "forged-log",
+    "reboot",
+    "warns-as-expected",
+    "oops-leaves-no-trace-behind",
+    "bug-as-expected",
+    "panics-as-expected",
+    "last-but-healthy",
+)
+# Scenario, and what the reason must say.
+FAILED = {
+    "wrong-output": "stdout is not what is expected",
+    "wrong-status": "exit status 3, expected exit status 0",
+    "missing-log-line": '"misbehave: loaded with fault=some" was not logged',
+    "load-fails": "failed with ENODEV, expected success",
+    "endless-file": "the file has no end",
+    "warns": "unexpected warning: WARNING: CPU:",
+    "does-not-warn": "expected warning",
+    "oops": "unexpected oops: BUG: kernel NULL pointer dereference",
+    "panics": "unexpected panic: Kernel panic - not syncing: as asked",
+    "hangs": "load misbehave: it did not end within",
+    "powers-off": "powered off or rebooted",
+}
+ERRORS = {"no-such-module": "no folder of the lab builds the module 'absent'; built: misbehave"}
+SKIPPED = {"not-for-this-kernel": "it is for kernels <6.0, this is 6.1."}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return run_lab(
+        tmp_path_factory.mktemp("verdicts") / "results", "--lab", LABS / "verdicts/lab.yaml"
+    )
+
+
+def cell(ran: Ran, name: str) -> dict[str, Any]:
+    return ran.cells()["6.1", f"scenarios/{name}"]
+
+
+def test_every_scenario_is_spoken_of_here(ran: Ran) -> None:
+    names = {scenario.removeprefix("scenarios/") for _, scenario in ran.cells()}
+    assert names == {*PASSED, *FAILED, *ERRORS, *SKIPPED}
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_passed(ran: Ran, name: str) -> None:
+    assert (cell(ran, name)["outcome"], cell(ran, name)["reason"]) == ("passed", "")
+
+
+@pytest.mark.parametrize(("name", "reason"), FAILED.items())
+def test_failed(ran: Ran, name: str, reason: str) -> None:
+    assert cell(ran, name)["outcome"] == "failed"
+    assert reason in cell(ran, name)["reason"]
+
+
+@pytest.mark.parametrize(("name", "reason"), ERRORS.items())
+def test_error(ran: Ran, name: str, reason: str) -> None:
+    assert cell(ran, name)["outcome"] == "error"
+    assert reason in cell(ran, name)["reason"]
+
+
+@pytest.mark.parametrize(("name", "reason"), SKIPPED.items())
+def test_skipped(ran: Ran, name: str, reason: str) -> None:
+    assert cell(ran, name)["outcome"] == "skipped"
+    assert reason in cell(ran, name)["reason"]
+
+
+def test_an_error_decides_the_exit_status(ran: Ran) -> None:
+    assert ran.status == 3
+    assert "the lab broke" in ran.output
+
+
+def test_steps_after_a_failure_are_not_reached(ran: Ran) -> None:
+    steps = cell(ran, "wrong-output")["steps"]
+    assert [step["outcome"] for step in steps] == ["failed", "skipped"]
+    assert steps[1]["reason"] == "not reached"
+
+
+def test_a_difference_is_shown(ran: Ran) -> None:
+    mismatch = cell(ran, "wrong-output")["steps"][0]["mismatches"][0]
+    assert "-2" in mismatch["diff"]
+    assert "+two" in mismatch["diff"]
+
+
+def test_a_broken_guest_is_replaced(ran: Ran) -> None:
+    """A new boot after each scenario that broke its guest, and after the reboot step."""
+    breaking = (
+        *("warns", "warns-as-expected", "oops", "bug-as-expected"),
+        *("panics", "panics-as-expected", "hangs", "powers-off"),
+    )
+    boots = ran.results["kernels"][0]["boots"]
+    assert boots == 1 + len(breaking) + len(["reboot"])
+
+
+def test_a_hang_leaves_the_stacks_of_blocked_tasks(ran: Ran) -> None:
+    log = (ran.run_dir / cell(ran, "hangs")["evidence"] / "kernel.log").read_text()
+    assert "sysrq: Show " in log
+
+
+def test_a_splat_is_in_its_own_cell_alone(ran: Ran) -> None:
+    for name in ("quiet", "last-but-healthy", "oops-leaves-no-trace-behind"):
+        assert cell(ran, name)["findings"] == []
+    findings = cell(ran, "oops")["findings"]
+    assert [finding["kind"] for finding in findings] == ["oops"]
+    assert "misbehave" in findings[0]["modules"]
+
+
+def test_the_report_explains_each_failure(ran: Ran) -> None:
+    report = (ran.run_dir / "report.txt").read_text()
+    for name, reason in {**FAILED, **ERRORS}.items():
+        assert f"scenarios/{name}" in report
+        assert reason.split(":", maxsplit=1)[0] in " ".join(report.split())
+
+
+def test_a_module_that_does_not_compile_fails_what_needs_it(tmp_path: Path) -> None:
+    ran = run_lab(tmp_path / "results", "--lab", LABS / "broken-build/lab.yaml")
+    assert ran.status == 1
+    cells = ran.cells()
+    needing = cells["6.1", "scenarios/needs-it"]
+    assert needing["outcome"] == "failed"
+    assert "broken does not build: " in needing["reason"]
+    assert "broken.c:6:" in needing["reason"]
+    assert "broken_nowhere_declared" in needing["reason"]
+    assert cells["6.1", "scenarios/does-not-need-it"]["outcome"] == "passed"
