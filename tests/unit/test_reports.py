@@ -266,7 +266,7 @@ def test_junit_tells_why() -> None:
     root = ElementTree.fromstring(render_junit(EVERYTHING))
     failure = root.find(".//failure")
     assert failure is not None
-    assert failure.get("message") == "stdout is HelloWorld"
+    assert failure.get("message") == "step 2, run HelloWorld: stdout is HelloWorld"
     assert failure.get("type") == "kernel.oops"
     assert failure.text is not None
     assert "-HelloWorld" in failure.text
@@ -382,7 +382,7 @@ def test_the_report() -> None:
     assert (
         "FAILED  greeting/fail on k1\n"
         "===========================\n"
-        "stdout is HelloWorld\n"
+        "step 2, run HelloWorld: stdout is HelloWorld\n"
         "  1. passed      0.50 s  load procfs1\n"
         "  2. failed      0.25 s  run HelloWorld\n"
         "     stdout: stdout is HelloWorld\n"
