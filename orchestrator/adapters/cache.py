@@ -7,6 +7,7 @@ that other processes honour, and appears by one rename.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,7 @@ from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError
 
 LOCK_POLL_SECONDS = 0.2
+FULL_BYTES = 1 << 20
 
 
 def default_cache_dir() -> Path:
@@ -141,16 +143,35 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, onerror=retry) if path.exists() else None
 
 
-def disk_error(error: OSError, path: Path) -> HostError:
-    """An error of the file system in the user's words."""
+CACHE_ELSEWHERE = "LAB_CACHE=/some/folder puts the cache elsewhere"
+
+
+def disk_error(error: OSError, path: Path, elsewhere: str = CACHE_ELSEWHERE) -> HostError:
+    """An error of the file system in the user's words; ``elsewhere`` is a way around it."""
     hints = {
-        28: "make room there, or put the cache elsewhere with LAB_CACHE=/some/folder",
-        13: "the folder must be writable; LAB_CACHE=/some/folder puts the cache elsewhere",
-        30: "the file system is read-only; LAB_CACHE=/some/folder puts the cache elsewhere",
-        122: "your quota there is used up; LAB_CACHE=/some/folder puts the cache elsewhere",
+        errno.ENOSPC: f"make room there; {elsewhere}",
+        errno.EDQUOT: f"your quota there is used up; {elsewhere}",
+        errno.EACCES: f"the folder must be writable; {elsewhere}",
+        errno.EROFS: f"the file system is read-only; {elsewhere}",
     }
     where = error.filename or path
     return HostError(f"{where}: {error.strerror}", hint=hints.get(error.errno or 0, ""))
+
+
+def watch_room(folder: Path) -> Callable[[], None]:
+    """Something to call now and then while a tool writes to ``folder``: raises ``HostError``
+    once the disk is full.
+
+    apt 2.6 waits for ever on a full disk, and says nothing.
+    """
+
+    def look() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if shutil.disk_usage(folder).free < FULL_BYTES:
+                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+                raise disk_error(full, folder)
+
+    return look
 
 
 def write_json(path: Path, value: object) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.adapters.cache import Cache, hash_of, sha256_of
+from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError, SourceError
@@ -115,7 +115,11 @@ def _mmdebstrap(*arguments: str, output: Path, keyring: Path | None = None, what
             (folder / keyring.name).chmod(0o644)
             arguments = (f"--keyring={folder / keyring.name}", *arguments)
         argv = (*process.contained(), process.find_tool("mmdebstrap"), *arguments, str(output))
-        done = process.run(argv, deadline=Deadline.after(NETWORK_SECONDS, f"fetching {what}"))
+        done = process.run(
+            argv,
+            deadline=Deadline.after(NETWORK_SECONDS, f"fetching {what}"),
+            watch=watch_room(output.parent),
+        )
     if done.status != 0:
         raise SourceError(
             f"cannot fetch {what}: {_telling_lines(done)}",
@@ -198,7 +202,8 @@ class AptRoot:
     def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> process.Completed:
         argv = (process.find_tool(tool), *self._options, *arguments)
         deadline = Deadline.after(NETWORK_SECONDS, f"{tool} {arguments[0]}")
-        return process.run(argv, deadline=deadline, cwd=cwd or self._root)
+        folder = cwd or self._root
+        return process.run(argv, deadline=deadline, cwd=folder, watch=watch_room(folder))
 
 
 def _parse_package(text: str) -> Package | None:

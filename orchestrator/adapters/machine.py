@@ -307,24 +307,27 @@ def _numbers(fds: GuestFds) -> tuple[int, ...]:
 
 
 def _wall(spec: GuestSpec) -> tuple[str, ...]:
-    """Limits around QEMU: memory, files, privileges."""
+    """What stands before QEMU's command: limits, privileges given up, death with the lab."""
     memory = (spec.memory_mib + QEMU_OWN_MIB) << 20
     limits = (f"--as={memory}", "--core=0", f"--fsize={64 << 20}", "--nofile=1024")
-    wall: tuple[str, ...] = (
-        process.find_tool("prlimit"),
-        *limits,
+    return (
+        *(process.find_tool("prlimit"), *limits, "--"),
+        *(process.find_tool("setpriv"), "--no-new-privs", "--inh-caps=-all"),
+        *_identity(spec),
         "--",
-        process.find_tool("setpriv"),
+        *process.dying_with_parent(),
     )
-    wall = (*wall, "--no-new-privs", "--inh-caps=-all")
+
+
+def _identity(spec: GuestSpec) -> tuple[str, ...]:
+    """Whom setpriv(1) makes of root: nobody, who may still open ``/dev/kvm`` where it is used."""
     if os.geteuid() != 0:
-        return (*wall, "--")
-    wall = (*wall, "--bounding-set=-all")  # only root has one to give up
-    if spec.accelerator == "kvm" and not _everyone_may_use_kvm():
-        return (*wall, "--")
+        return ()
     kvm = spec.accelerator == "kvm"
+    if kvm and not _everyone_may_use_kvm():
+        return ("--bounding-set=-all",)
     groups = f"--groups={os.stat('/dev/kvm').st_gid}" if kvm else "--clear-groups"
-    return (*wall, f"--reuid={NOBODY}", f"--regid={NOBODY}", groups, "--")
+    return ("--bounding-set=-all", f"--reuid={NOBODY}", f"--regid={NOBODY}", groups)
 
 
 def _everyone_may_use_kvm() -> bool:

@@ -13,7 +13,9 @@ import select
 import shlex
 import signal
 import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -135,6 +137,7 @@ class SshJob:
         while text not in self._out:
             if deadline.passed or self._finished():
                 self._drain()
+                self._check_alive()
                 return text in self._out
             self._pump(deadline.within(0.5))
             self._check_alive()
@@ -148,14 +151,16 @@ class SshJob:
             self._pump(deadline.within(0.5))
             self._check_alive()
         self._drain()
+        self._check_alive()
         status = self._channel.recv_exit_status()
-        self._channel.close()
         if status < 0 and not self._channel.eof_received:
-            raise ConnectionLostError(f"the connection ended while this ran: {self._command}")
+            raise self._lost()
+        self.close()
+        name = _signal_name(status)
         return CommandResult(
             command=self._command,
-            status=status if 0 <= status <= 128 else None,
-            signal=_signal_name(status),
+            status=status if name is None else None,
+            signal=name,
             stdout=bytes(self._out),
             stderr=bytes(self._err),
             seconds=time.monotonic() - self._started,
@@ -189,13 +194,20 @@ class SshJob:
         self._truncated = self._truncated or len(data) > room
 
     def _check_alive(self) -> None:
+        """Raise unless the connection is there, or has brought all of the command's end."""
         process.check_stopping()
-        transport = self._channel.get_transport()
-        if not transport.is_active() and not self._channel.exit_status_ready():
-            raise ConnectionLostError(f"the connection ended while this ran: {self._command}")
+        channel, transport = self._channel, self._channel.get_transport()
+        # The exception is noted first, then the channels are closed, then it is not active.
+        gone = transport.saved_exception is not None or not transport.is_active()
+        if gone and not (channel.eof_received and channel.exit_status >= 0):
+            raise self._lost()
+
+    def _lost(self) -> ConnectionLostError:
+        self.close()
+        return ConnectionLostError(f"the connection ended while this ran: {self._command}")
 
     def _timeout(self, deadline: Deadline) -> CommandTimeoutError:
-        self._channel.close()
+        self.close()
         return CommandTimeoutError(
             f"no end by its deadline ({deadline.seconds:g} s): {self._command}",
             stdout=bytes(self._out),
@@ -204,19 +216,17 @@ class SshJob:
 
 
 def _signal_name(status: int) -> str | None:
-    """The signal that a shell's exit status above 128 stands for.
+    """The signal that a shell's exit status above 128 stands for, if there is such a signal.
 
     A server that says that a signal ended the shell itself gives no status; paramiko 5
     drops the signal's name.
     """
     if status < 0:
         return "a signal"
-    if status <= 128:
-        return None
     try:
         return signal.Signals(status - 128).name
     except ValueError:
-        return f"SIG{status - 128}"
+        return None
 
 
 class SshShell:
@@ -235,8 +245,11 @@ class SshShell:
     ) -> CommandResult:
         """See ``Shell``."""
         job = self._open(command, deadline, limit)
-        job.feed(stdin, deadline)
-        return job.wait(deadline)
+        try:
+            job.feed(stdin, deadline)
+            return job.wait(deadline)
+        finally:
+            job.close()
 
     def start(self, command: str, deadline: Deadline) -> SshJob:
         """See ``Shell``."""
@@ -255,20 +268,40 @@ class SshShell:
         process.check_stopping()
         try:
             channel = self._transport.open_session(timeout=max(1.0, deadline.left))
-            channel.exec_command(f"exec sh -c {shlex.quote(command)}")
+            job = SshJob(channel, command, limit)
+            # Waiting for the guest's answer has no deadline in paramiko; closing ends it.
+            giving_up = threading.Timer(deadline.left, channel.close)
+            giving_up.start()
+            try:
+                channel.exec_command(f"exec sh -c {shlex.quote(command)}")
+            finally:
+                giving_up.cancel()
         except (paramiko.SSHException, OSError, EOFError) as error:
+            process.check_stopping()
+            if deadline.passed and self._transport.is_active():
+                raise CommandTimeoutError(
+                    f"not begun by its deadline ({deadline.seconds:g} s): {command}"
+                ) from error
             raise ConnectionLostError(f"the guest takes no command ({error}): {command}") from error
-        return SshJob(channel, command, limit)
+        return job
 
 
-def connect(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Deadline) -> SshShell:
+def connect(
+    port: int,
+    user_key: KeyPair,
+    host_key: KeyPair,
+    deadline: Deadline,
+    *,
+    check_guest: Callable[[], None] = process.check_stopping,
+) -> SshShell:
     """Connect to the guest's SSH server on 127.0.0.1; tries again until the deadline.
 
-    Raises ``ConnectError`` with the last failure, at once if the host key is not ours.
+    Raises ``ConnectError`` with the last failure, at once if the host key is not ours or
+    ours is refused, and whatever ``check_guest`` raises between two tries.
     """
     last: Exception | None = None
     while not deadline.passed:
-        process.check_stopping()
+        check_guest()
         try:
             return _connect_once(port, user_key, host_key, deadline)
         except (paramiko.SSHException, OSError, EOFError) as error:
@@ -282,12 +315,18 @@ def _connect_once(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Dea
     # Without KVM the server's first answer alone can take seconds.
     transport = paramiko.Transport(sock)
     transport.banner_timeout = max(1.0, deadline.left)
+    transport.handshake_timeout = max(1.0, deadline.left)
     transport.auth_timeout = max(1.0, deadline.left)
     try:
         transport.start_client(timeout=max(1.0, deadline.left))
         if transport.get_remote_server_key() != host_key.private:
             raise ConnectError("the guest's SSH server shows a host key that is not ours")
-        transport.auth_publickey("root", user_key.private)
+        try:
+            transport.auth_publickey("root", user_key.private)
+        except paramiko.AuthenticationException as error:
+            if transport.is_active() and not deadline.passed:
+                raise ConnectError("the guest's SSH server refuses our key") from error
+            raise  # the connection ended, or the guest did not answer
     except BaseException:
         transport.close()
         raise

@@ -26,6 +26,7 @@ from orchestrator.foundation.errors import HostError, RunInterruptedError
 # More than any tool prints that we read to the end; the rest goes to log files.
 MAX_CAPTURED = 64 << 20
 GRACE_SECONDS = 2.0
+WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,23 @@ class Child:
             return self._popen.wait(timeout=deadline.left)
         except subprocess.TimeoutExpired:
             return None
+
+    def communicate(
+        self, deadline: Deadline, watch: Callable[[], None] | None
+    ) -> tuple[bytes, bytes]:
+        """Block until it ends; what it printed, where that was to be kept."""
+        while True:
+            try:
+                out, err = self._popen.communicate(timeout=deadline.within(WATCH_SECONDS))
+            except subprocess.TimeoutExpired:
+                if deadline.passed:
+                    raise HostError(
+                        f"{self.argv[0]} did not end by its deadline: {deadline}"
+                    ) from None
+                if watch is not None:
+                    watch()
+            else:
+                return out or b"", err or b""
 
     def kill(self) -> None:
         """End it and everything in its session, and collect it. Safe to call twice."""
@@ -191,9 +209,13 @@ def find_tool(name: str, *, hint: str = "") -> str:
     return found
 
 
-def _with_parent_death(argv: Sequence[str]) -> tuple[str, ...]:
-    """``argv`` under setpriv(1), so that the kernel ends it when the lab ends."""
-    return (find_tool("setpriv"), "--pdeathsig", "KILL", "--", *argv)
+def dying_with_parent() -> tuple[str, ...]:
+    """A prefix that makes the kernel end a command when the lab ends.
+
+    ``start`` and ``run`` put it before every command. One that changes its user id on the
+    way loses it (``commit_creds`` in the kernel clears the signal) and needs it again.
+    """
+    return (find_tool("setpriv"), "--pdeathsig", "KILL", "--")
 
 
 def contained() -> tuple[str, ...]:
@@ -230,7 +252,7 @@ def start(
     None). Raises ``HostError`` if it cannot be started, ``RunInterruptedError`` after
     ``stop_all``.
     """
-    full = _with_parent_death(argv)
+    full = (*dying_with_parent(), *argv)
 
     def popen() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -262,14 +284,16 @@ def run(
     stdout_path: Path | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> Completed:
     """Run a tool to its end and return what it gave, whatever its status.
 
     Blocks at most until ``deadline``: then the tool and its session are killed and
-    ``HostError`` says so. With ``stdout_path`` standard output goes there. Raises
+    ``HostError`` says so. ``watch`` is called every second; what it raises ends the tool
+    in the same way. With ``stdout_path`` standard output goes there. Raises
     ``RunInterruptedError`` if the run is being ended.
     """
-    full = _with_parent_death(argv)
+    full = (*dying_with_parent(), *argv)
     with contextlib.ExitStack() as files:
         stdin = files.enter_context(stdin_path.open("rb")) if stdin_path else subprocess.DEVNULL
         stdout = files.enter_context(stdout_path.open("wb")) if stdout_path else subprocess.PIPE
@@ -290,12 +314,8 @@ def run(
         except OSError as error:
             raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
         try:
-            out, err = child._popen.communicate(timeout=deadline.left)
-        except subprocess.TimeoutExpired:
-            raise HostError(
-                f"{argv[0]} did not end by its deadline: {deadline}",
-            ) from None
+            out, err = child.communicate(deadline, watch)
         finally:
             child.kill()
     check_stopping()
-    return Completed(tuple(argv), child._popen.returncode, (out or b"")[:MAX_CAPTURED], err or b"")
+    return Completed(tuple(argv), child.status or 0, out[:MAX_CAPTURED], err[:MAX_CAPTURED])

@@ -24,6 +24,7 @@ from orchestrator.policy.reports import write_reports
 from orchestrator.policy.worker import Worker
 
 POLL_SECONDS = 0.2
+RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 
 
 class _Stop:
@@ -61,7 +62,7 @@ def create_run_dir(base: Path, run_id: str) -> RunDir:
         aside.symlink_to(run_id)
         aside.rename(base / "latest")
     except OSError as error:
-        raise disk_error(error, base) from error
+        raise disk_error(error, base, RESULTS_ELSEWHERE) from error
     return RunDir(root)
 
 
@@ -103,8 +104,14 @@ class Run:
                 process.stop_all()  # or leaving the pool would wait for the other kernels
                 raise
         result = self._result(workers, qemu, interrupted=stop.is_set())
-        write_reports(result, self._run_dir.root)
+        self._report(result)
         return result
+
+    def _report(self, result: RunResult) -> None:
+        try:
+            write_reports(result, self._run_dir.root)
+        except OSError as error:
+            raise disk_error(error, self._run_dir.root, RESULTS_ELSEWHERE) from error
 
     def _worker(self, number: int) -> Worker:
         return Worker(
@@ -131,7 +138,7 @@ class Run:
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             if self._take_events():
-                write_reports(self._result(workers, qemu, interrupted=True), self._run_dir.root)
+                self._report(self._result(workers, qemu, interrupted=True))
             for future in done:
                 future.result()  # a defect of ours in a worker must not pass unseen
             if stop.is_set() and not process.stopping():
