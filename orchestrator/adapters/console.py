@@ -36,6 +36,8 @@ class KernelLog:
         self._markers: dict[str, int] = {}
         self._changed = threading.Condition()
         self._ended = False
+        self._flooded = False
+        self._stamped = False
         self._panic: str | None = None
 
     def append(self, raw: bytes) -> None:
@@ -45,20 +47,28 @@ class KernelLog:
             self._records.append(record)
             if record.text.startswith("lab-"):
                 self._markers.setdefault(record.text, record.number)
-            if record.text.startswith(PANIC):
+            self._stamped = self._stamped or record.time is not None
+            # Where the kernel stamps its lines, one without a stamp is user space's.
+            if record.text.startswith(PANIC) and (record.time is not None or not self._stamped):
                 self._panic = self._panic or record.text
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """There will be no more lines."""
+    def end(self, *, flooded: bool = False) -> None:
+        """There will be no more lines: the console is closed, or said too much."""
         with self._changed:
             self._ended = True
+            self._flooded = flooded
             self._changed.notify_all()
 
     @property
     def ended(self) -> bool:
-        """Whether the console is closed: QEMU has gone."""
+        """Whether no more lines will come: QEMU has gone, or was ``flooded``."""
         return self._ended
+
+    @property
+    def flooded(self) -> bool:
+        """Whether the log was cut at ``MAX_LOG_BYTES``."""
+        return self._flooded
 
     @property
     def panic(self) -> str | None:
@@ -162,7 +172,7 @@ class Console:
         finally:
             for line in assembler.flush():
                 self.log.append(line)
-            self.log.end()
+            self.log.end(flooded=taken >= MAX_LOG_BYTES)
 
 
 class RescueShell:

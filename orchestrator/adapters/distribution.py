@@ -251,8 +251,10 @@ def _unpack_configuration(tar_path: Path, folder: Path) -> None:
     with tarfile.open(tar_path) as tar:
         for member in tar:
             name = member.name.removeprefix("./")
-            if name.startswith(("etc/apt", "var/lib/dpkg")) and (member.isfile() or member.isdir()):
-                tar.extract(member, folder, set_attrs=False, filter="data")
+            wanted = name.startswith(("etc/apt/", "var/lib/dpkg/")) and ".." not in name
+            if wanted and member.isfile() and (source := tar.extractfile(member)):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(source.read())
     for name in ("var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/log/apt"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "var/lib/dpkg").mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ class Qmp:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = b""
+        self._asked = 0
 
     def close(self) -> None:
         """Close the socket."""
@@ -34,14 +35,16 @@ class Qmp:
         greeting = self._receive(deadline)
         try:
             version = greeting["QMP"]["version"]["qemu"]
+            shown = ".".join(str(version[part]) for part in ("major", "minor", "micro"))
         except (KeyError, TypeError):
             raise MachineError(f"QEMU greeted with something else: {greeting!r:.200}") from None
         self.execute("qmp_capabilities", deadline)
-        return ".".join(str(version[part]) for part in ("major", "minor", "micro"))
+        return shown
 
     def execute(self, command: str, deadline: Deadline, **arguments: Any) -> Any:
         """Run a command; what it returns. ``MachineError`` if QEMU refuses or goes away."""
-        message = {"execute": command, "arguments": arguments}
+        self._asked += 1
+        message = {"execute": command, "arguments": arguments, "id": self._asked}
         try:
             self._socket.settimeout(deadline.left or 0.001)
             self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -49,11 +52,12 @@ class Qmp:
             raise MachineError(f"QEMU is gone ({command}: {error})") from error
         while True:
             answer = self._receive(deadline)
-            if "return" in answer:
+            if "error" in answer and answer.get("id", self._asked) == self._asked:
+                raise MachineError(f"QEMU refused {command}: {_reason(answer['error'])}")
+            if "return" in answer and answer.get("id") == self._asked:
                 return answer["return"]
-            if "error" in answer:
-                raise MachineError(f"QEMU refused {command}: {answer['error'].get('desc')}")
-            # Anything else is an event: the console and the process tell the same, sooner.
+            # Anything else is an event (the console and the process tell the same, sooner),
+            # or the late answer to a command that was given up.
 
     def forwarded_port(self, deadline: Deadline) -> int:
         """The port on 127.0.0.1 that QEMU bound for the guest's SSH.
@@ -89,8 +93,14 @@ class Qmp:
         line, self._buffer = self._buffer.split(b"\n", 1)
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MachineError(f"QEMU's answer is no JSON: {line!r:.200}") from error
         if not isinstance(message, dict):
             raise MachineError(f"QEMU's answer is no object: {line!r:.200}")
         return message
+
+
+def _reason(error: object) -> str:
+    """What QEMU says of an error: its description, or whatever there is instead."""
+    described = error.get("desc") if isinstance(error, dict) else None
+    return str(described or error)[:300]
