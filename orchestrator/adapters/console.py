@@ -181,12 +181,20 @@ class RescueShell:
     def __init__(self, sock: socket.socket, log_path: Path) -> None:
         self._socket = sock
         self._file = log_path.open("wb", buffering=0)
-        self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(sock, logfile=self._file)
+        self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(sock, logfile=self)
 
     def close(self) -> None:
         """Close the port and its transcript."""
         self._socket.close()
         self._file.close()
+
+    def write(self, data: bytes) -> None:
+        """Take a piece of the transcript; a full disk must not silence the shell."""
+        with contextlib.suppress(OSError):
+            self._file.write(data)
+
+    def flush(self) -> None:
+        """The transcript is not buffered."""
 
     def run(self, command: str, deadline: Deadline) -> str:
         """What ``command`` prints. ``MachineError`` if the shell does not answer in time.

@@ -23,6 +23,7 @@ from orchestrator.foundation.errors import (
     GuestPanickedError,
     LaunchError,
     MachineError,
+    ShellError,
 )
 from orchestrator.plan.klog import Marker
 from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, render_qemu_argv
@@ -32,6 +33,8 @@ NOBODY = 65534
 QEMU_OWN_MIB = 4096  # what QEMU maps beside the guest's memory: code cache, stacks, libraries
 LAUNCH_SECONDS = 30.0
 REAP_SECONDS = 5.0
+RESCUE_SECONDS = 20.0
+RESCUE_LOOK = "ps; /lab/bin/busybox ip addr; /lab/bin/busybox netstat -ltn; df"
 # Emulated guests are this much slower, at the least, than the deadlines in lab.yaml assume.
 TCG_SLOWNESS = 5.0
 
@@ -117,10 +120,9 @@ class Machine:
         self.port = self._qmp.forwarded_port(asking)
         try:
             self._shell = connect(self.port, user_key, host_key, deadline)
-        except MachineError:
-            raise
-        except Exception:
+        except ShellError:
             self.check_alive()
+            self._look_inside()
             raise
 
     def wait_for_stage(self, stage: str, deadline: Deadline) -> None:
@@ -174,6 +176,11 @@ class Machine:
     def rescue(self, command: str, deadline: Deadline) -> str:
         """Run a command on the second serial port; for when SSH is dead."""
         return self._rescue.run(command, deadline)
+
+    def _look_inside(self) -> None:
+        """Leave in ``rescue.log`` what a guest without SSH looks like from its own console."""
+        with contextlib.suppress(MachineError):
+            self.rescue(RESCUE_LOOK, Deadline.after(RESCUE_SECONDS, "a look inside"))
 
     def _greet(self) -> None:
         try:

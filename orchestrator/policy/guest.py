@@ -19,6 +19,7 @@ from orchestrator.plan.model import Timeouts
 from orchestrator.plan.outcome import CommandResult
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.qemu import GuestSpec
+from orchestrator.plan.yamlsource import shown_path
 
 MARKER_SECONDS = 15.0
 
@@ -126,7 +127,7 @@ class Guest:
         """A command that opens a shell in this guest; leaves its keys in the boot's folder."""
         assert self._keys is not None, "the guest has not booted"
         user_key, host_key = self._keys
-        folder = self.plan.run_dir.boot(self.plan.kernel, self.boots)
+        folder = shown_path(self.plan.run_dir.boot(self.plan.kernel, self.boots))
         key_path, hosts_path = folder / "id", folder / "known_hosts"
         if not key_path.exists():
             user_key.write(key_path)

@@ -21,7 +21,7 @@ from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import write_reports
-from orchestrator.policy.worker import Worker
+from orchestrator.policy.worker import INTERRUPTED, Worker
 
 POLL_SECONDS = 0.2
 RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
@@ -103,7 +103,9 @@ class Run:
             except BaseException:
                 process.stop_all()  # or leaving the pool would wait for the other kernels
                 raise
-        result = self._result(workers, qemu, interrupted=stop.is_set())
+        # A signal that came when all was judged, as it ends --keep, interrupted nothing.
+        unfinished = any(kernel.error == INTERRUPTED for kernel in self._kernels.values())
+        result = self._result(workers, qemu, interrupted=stop.is_set() and unfinished)
         self._report(result)
         return result
 

@@ -29,6 +29,8 @@ from orchestrator.policy.play import Play
 
 # How often a guest may fail to boot, for one kernel of one run, before it is given up.
 MAX_FAILED_BOOTS = 2
+# The error of a kernel that a signal ended before all its cells were judged.
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ class Worker:
         try:
             self._skip_and_play()
         except RunInterruptedError:
-            error = "interrupted"
+            error = INTERRUPTED
         except LabError as failure:
-            error = failure.message if not process.stopping() else "interrupted"
+            error = failure.message if not process.stopping() else INTERRUPTED
         except OSError as failure:
             error = disk_error(failure, self._run_dir.root).message
         if error:
@@ -233,13 +235,14 @@ class Worker:
         guest.close()  # the last cell's window ends with the guest
         if open_play is not None:
             self._finish(open_play, until=None)
-        process.check_stopping()
+        if left:
+            process.check_stopping()
         return left
 
     def _hold(self, guest: Guest, keep: threading.Event) -> None:
         """Leave the guest to the user for as long as they want it."""
         self._listener(Doing(self._plan.name, "kept"))
-        self._listener(Note(self._plan.name, f"kept: {guest.ssh_command()}"))
+        self._listener(Note(self._plan.name, f"kept until Ctrl-C: {guest.ssh_command()}"))
         while not keep.wait(0.5) and guest.machine.alive and not process.stopping():
             pass
 
@@ -294,7 +297,7 @@ class Worker:
         for cell in self._plan.cells:
             if cell.scenario.name not in judged:
                 # Nobody broke what an interrupted run did not come to.
-                outcome = Outcome.SKIPPED if error == "interrupted" else Outcome.ERROR
+                outcome = Outcome.SKIPPED if error == INTERRUPTED else Outcome.ERROR
                 self._done(self._plain(cell, outcome, error))
         order: Mapping[str, int] = {c.scenario.name: i for i, c in enumerate(self._plan.cells)}
         self._results.sort(key=lambda result: order[result.scenario])

@@ -346,6 +346,7 @@ def test_the_summary() -> None:
         "ERROR  greeting/read on k2\n"
         "  a reason\n"
         "\n"
+        "accelerator: tcg (/dev/kvm is absent)\n"
         "the lab broke: 2 scenarios not judged, 2 kernels not usable\n"
     )
 

@@ -38,7 +38,9 @@ def render_summary(result: RunResult) -> str:
         lines += ["", *_told(cell)]
     if len(told) > MAX_TOLD:
         lines += ["", f"… and {len(told) - MAX_TOLD} more; report.txt has them all"]
-    lines += ["", *_wrapped(judge_result(result).message, "")]
+    accelerator = f"{result.accelerator} ({result.accelerator_reason})"
+    lines += ["", *_wrapped(f"accelerator: {accelerator}", "  ")]
+    lines += _wrapped(judge_result(result).message, "")
     return "\n".join(lines) + "\n"
 
 
