@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -92,6 +93,8 @@ class Cache:
                 final.rename(old)
             aside.rename(final)
         except OSError as error:
+            if old.exists() and not final.exists():
+                old.rename(final)
             raise disk_error(error, aside) from error
         finally:
             remove_tree(aside)
@@ -155,7 +158,7 @@ def disk_error(error: OSError, path: Path, elsewhere: str = CACHE_ELSEWHERE) -> 
         errno.EROFS: f"the file system is read-only; {elsewhere}",
     }
     where = error.filename or path
-    return HostError(f"{where}: {error.strerror}", hint=hints.get(error.errno or 0, ""))
+    return HostError(f"{where}: {error.strerror or error}", hint=hints.get(error.errno or 0, ""))
 
 
 def watch_room(folder: Path) -> Callable[[], None]:
@@ -176,10 +179,14 @@ def watch_room(folder: Path) -> Callable[[], None]:
 
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON, whole or not at all."""
-    aside = path.with_name(path.name + ".new")
+    # A name of its own: another thread or run may be writing the same file.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
         aside.rename(path)
     except OSError as error:
         raise disk_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)

@@ -75,9 +75,10 @@ def ensure_keyring(cache: Cache, keyring: Keyring) -> Path:
             output=tar_path,
             what=f"the keyring {keyring.file} (from Debian {keyring.release})",
         )
-        member = f"./usr/share/keyrings/{keyring.file}"
+        wanted = f"./usr/share/keyrings/{keyring.file}"
         with tarfile.open(tar_path) as tar:
-            source = tar.extractfile(member)
+            member = next((each for each in tar if each.name == wanted), None)
+            source = tar.extractfile(member) if member and member.isfile() else None
             if source is None:
                 raise SourceError(f"{keyring.package} has no {keyring.file}")
             (folder / keyring.file).write_bytes(source.read())

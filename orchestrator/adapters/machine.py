@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.adapters.console import Console, KernelLog, RescueShell
+from orchestrator.adapters.console import MAX_LOG_BYTES, Console, KernelLog, RescueShell
 from orchestrator.adapters.initramfs import render_secrets
 from orchestrator.adapters.qmp import Qmp
 from orchestrator.adapters.ssh import KeyPair, SshShell, connect, generate_key_pair
@@ -117,9 +117,14 @@ class Machine:
         self._greet()
         self.wait_for_stage("ready", deadline)
         asking = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
-        self.port = self._qmp.forwarded_port(asking)
         try:
-            self._shell = connect(self.port, user_key, host_key, deadline)
+            self.port = self._qmp.forwarded_port(asking)
+            self._shell = connect(
+                self.port, user_key, host_key, deadline, check_guest=self.check_alive
+            )
+        except MachineError:
+            self.check_alive()  # how the guest ended says more than how that was noticed
+            raise
         except ShellError:
             self.check_alive()
             self._look_inside()
@@ -146,6 +151,7 @@ class Machine:
             raise BootError(f"the guest's init gave up: {failure}", evidence=self._console.path)
         if not self.alive:
             self._child.wait(Deadline.after(REAP_SECONDS, "QEMU to end"))
+            process.check_stopping()
             if self.log.count == 0:
                 raise LaunchError(
                     f"QEMU ended before the kernel said anything: {self._how_it_ended()}",
@@ -187,6 +193,7 @@ class Machine:
             self._qmp.greet(Deadline.after(LAUNCH_SECONDS, "QEMU's greeting"))
         except MachineError as error:
             self._child.wait(Deadline.after(REAP_SECONDS, "QEMU to end"))
+            process.check_stopping()
             raise LaunchError(
                 f"QEMU did not start: {self._output() or error.message}",
                 argv=self.argv,
@@ -208,6 +215,8 @@ class Machine:
         output = self._output()
         status = self._child.status
         how = "it powered off or rebooted" if status == 0 else f"QEMU's status is {status}"
+        if self.log.flooded:
+            how = f"its console said more than {MAX_LOG_BYTES >> 20} MiB, and nobody reads on"
         return f"{how}; {self._how_far()}" + (f"; QEMU said: {output}" if output else "")
 
     def _output(self) -> str:
@@ -287,6 +296,7 @@ def _open_all(
     for name in ("qmp", "console", "rescue"):
         ours, theirs = socket.socketpair()
         ends[name], ends[f"{name}-qemu"] = ours, theirs
+        stack.callback(ours.close)
         stack.callback(theirs.close)
     initrd_fd = os.memfd_create("initrd")
     stack.callback(os.close, initrd_fd)

@@ -67,15 +67,23 @@ class Child:
     def communicate(
         self, deadline: Deadline, watch: Callable[[], None] | None
     ) -> tuple[bytes, bytes]:
-        """Block until it ends; what it printed, where that was to be kept."""
+        """Block until it ends; what it printed, where that was to be kept.
+
+        What it leaves running may hold its output open; that is not waited for.
+        """
+        ended = False
         while True:
             try:
                 out, err = self._popen.communicate(timeout=deadline.within(WATCH_SECONDS))
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired as late:
+                check_stopping()
+                if ended:  # and all that it had printed until then has been taken since
+                    return late.stdout or b"", late.stderr or b""
                 if deadline.passed:
                     raise HostError(
                         f"{self.argv[0]} did not end by its deadline: {deadline}"
                     ) from None
+                ended = self.status is not None
                 if watch is not None:
                     watch()
             else:
@@ -86,6 +94,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
+        for pipe in (self._popen.stdout, self._popen.stderr):
+            if pipe is not None:
+                pipe.close()
         _children.discard(self)
 
     def terminate(self) -> None:
@@ -199,14 +210,19 @@ def find_tool(name: str, *, hint: str = "") -> str:
 
     ``/sbin`` directories are searched too: an ordinary user's PATH lacks them on Debian.
     """
-    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    found = shutil.which(name, path=path)
+    found = shutil.which(name, path=_search_path())
     if found is None:
         raise HostError(
             f"this machine has no {name!r}",
             hint=hint or "`lab doctor` names the package; `make setup` installs it",
         )
     return found
+
+
+def _search_path() -> str:
+    """Where tools are; no empty part, which would stand for the current folder."""
+    given = [part for part in os.environ.get("PATH", os.defpath).split(":") if part]
+    return ":".join((*given, "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
 
 def dying_with_parent() -> tuple[str, ...]:
@@ -232,7 +248,7 @@ def contained() -> tuple[str, ...]:
 def _tool_environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     env = dict(os.environ)
     env["LC_ALL"] = "C.UTF-8"
-    env["PATH"] = env.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    env["PATH"] = _search_path()
     env.update(extra or {})
     return env
 

@@ -28,11 +28,13 @@ from pydantic import (
 )
 
 from orchestrator.plan.version import VersionRange
+from orchestrator.plan.visible import clip, visible
 
 # Limits that keep a stranger's file from exhausting the host; far above honest use.
 MAX_STEPS = 500
 MAX_DATA_BYTES = 1 << 20
 MAX_REGEX = 500
+MAX_TITLE = 60
 
 
 class RefusedError(ValueError):
@@ -310,7 +312,9 @@ class Step(Value):
     @property
     def title(self) -> str:
         """The step in one line, as reports show it."""
-        return f"{self.verb} {getattr(self, self.verb)}"
+        lines = str(getattr(self, self.verb)).splitlines() or [""]
+        text = lines[0] if len(lines) == 1 else f"{lines[0]} …"
+        return f"{self.verb} {clip(visible(text), MAX_TITLE)}"
 
 
 def _parameter_kind(raw: Any) -> str:

@@ -139,7 +139,6 @@ class Play:
         self._close()
         self._seconds = time.monotonic() - self._started
 
-
     def _play_step(self, step: Step) -> None:
         started = time.monotonic()
         try:
@@ -381,11 +380,7 @@ class Play:
         others = tuple(finding for finding in found if finding not in lost)
         findings, kernel_mismatches = judge_findings(expected, others)
         reasons = [mismatch.message for mismatch in kernel_mismatches]
-        reasons += [
-            step.explain(mismatch)
-            for step in course.steps
-            for mismatch in step.mismatches
-        ]
+        reasons += [step.explain(mismatch) for step in course.steps for mismatch in step.mismatches]
         outcome = Outcome.FAILED if reasons else Outcome.PASSED
         if course.ended_by is not None and not reasons:
             outcome, reasons = self._judge_end(course.ended_by, expected)

@@ -104,7 +104,8 @@ class Run:
                 process.stop_all()  # or leaving the pool would wait for the other kernels
                 raise
         # A signal that came when all was judged, as it ends --keep, interrupted nothing.
-        unfinished = any(kernel.error == INTERRUPTED for kernel in self._kernels.values())
+        results = self._kernels.values()
+        unfinished = any(cell.reason == INTERRUPTED for kernel in results for cell in kernel.cells)
         result = self._result(workers, qemu, interrupted=stop.is_set() and unfinished)
         self._report(result)
         return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from orchestrator.policy.play import Play
 
 # How often a guest may fail to boot, for one kernel of one run, before it is given up.
 MAX_FAILED_BOOTS = 2
-# The error of a kernel that a signal ended before all its cells were judged.
+# The reason of a cell that a signal kept from being judged.
 INTERRUPTED = "interrupted"
 
 
@@ -112,21 +111,27 @@ class Worker:
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
         self._results: list[CellResult] = []
+        self._open: tuple[Play, Path] | None = None
+        """The cell that was played last, whose window is still open."""
         self.verdict: Verdict | None = None
 
     def run(self) -> KernelResult:
         """Play every cell of this kernel."""
         error = ""
         try:
+            process.check_stopping()
             self._skip_and_play()
         except RunInterruptedError:
-            error = INTERRUPTED
+            self._give_up(Outcome.SKIPPED, INTERRUPTED)
         except LabError as failure:
-            error = failure.message if not process.stopping() else INTERRUPTED
+            error = failure.message
         except OSError as failure:
             error = disk_error(failure, self._run_dir.root).message
+        if error and process.stopping():
+            error = ""  # what breaks while everything is ended is no news
+            self._give_up(Outcome.SKIPPED, INTERRUPTED)
         if error:
-            self._give_up(error)
+            self._give_up(Outcome.ERROR, error)
         result = KernelResult(
             name=self._plan.name,
             identity=self._identity,
@@ -208,36 +213,44 @@ class Worker:
         if self._plan.modules_wanted and not self._modules and not self._build_failure:
             self._build(guest)
         left = list(todo)
-        open_play: tuple[Play, Path] | None = None
-        while left and not process.stopping():
-            cell = left[0]
-            if refused := self._refuse(cell):
-                left.pop(0)
-                self._done(refused)
-                continue
-            if cell.scenario.scenario.fresh and open_play is not None:
-                break
-            self._listener(Doing(self._plan.name, cell.scenario.name))
-            play, folder = self._start(guest, cell)
-            left.pop(0)
-            begin = play.open()
-            if open_play is not None:
-                self._finish(open_play, until=begin)
-            open_play = (play, folder)
-            play.run()
-            if play.guest_is_broken or cell.scenario.scenario.fresh:
-                break
+        while left and not process.stopping() and self._play_next(guest, left):
+            pass
         if self._keep is not None and not left and guest.machine.alive:
-            if open_play is not None:
-                self._finish(open_play, until=guest.place())
-                open_play = None
+            self._close_window(guest.place())
             self._hold(guest, self._keep)
-        guest.close()  # the last cell's window ends with the guest
-        if open_play is not None:
-            self._finish(open_play, until=None)
+        guest.close()
+        self._close_window(None)  # the last cell's window ends with the guest
         if left:
             process.check_stopping()
         return left
+
+    def _play_next(self, guest: Guest, left: list[Cell]) -> bool:
+        """Take a cell off ``left`` and play it; whether this guest is fit for another."""
+        cell = left[0]
+        if refused := self._refuse(cell):
+            left.pop(0)
+            self._done(refused)
+            return True
+        fresh = cell.scenario.scenario.fresh
+        if fresh and self._open is not None:
+            return False
+        left.pop(0)
+        self._listener(Doing(self._plan.name, cell.scenario.name))
+        folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
+        play = Play(guest, cell.scenario, f"c{len(self._results) + 1}", folder)
+        begin = play.open()
+        self._close_window(begin)
+        self._open = (play, folder)
+        play.run()
+        return not (fresh or play.guest_is_broken)
+
+    def _close_window(self, until: Place | None) -> None:
+        """Judge the cell that was played last, from the log up to ``until``."""
+        if self._open is None:
+            return
+        (play, folder), self._open = self._open, None
+        play.write_evidence(until)
+        self._done(play.judge(self._plan.name, until, folder.relative_to(self._run_dir.root)))
 
     def _hold(self, guest: Guest, keep: threading.Event) -> None:
         """Leave the guest to the user for as long as they want it."""
@@ -245,16 +258,6 @@ class Worker:
         self._listener(Note(self._plan.name, f"kept until Ctrl-C: {guest.ssh_command()}"))
         while not keep.wait(0.5) and guest.machine.alive and not process.stopping():
             pass
-
-    def _start(self, guest: Guest, cell: Cell) -> tuple[Play, Path]:
-        folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
-        number = len(self._results) + 1
-        return Play(guest, cell.scenario, f"c{number}", folder), folder
-
-    def _finish(self, played: tuple[Play, Path], until: Place | None) -> None:
-        play, folder = played
-        play.write_evidence(until)
-        self._done(play.judge(self._plan.name, until, folder.relative_to(self._run_dir.root)))
 
     def _refuse(self, cell: Cell) -> CellResult | None:
         """The result of a cell that cannot be played for want of a module."""
@@ -291,13 +294,11 @@ class Worker:
         self._results.append(result)
         self._listener(CellDone(result))
 
-    def _give_up(self, error: str) -> None:
-        """Give every cell that has no result yet the error as its result."""
+    def _give_up(self, outcome: Outcome, reason: str) -> None:
+        """Give every cell that has no result yet this one."""
         judged = {result.scenario for result in self._results}
         for cell in self._plan.cells:
             if cell.scenario.name not in judged:
-                # Nobody broke what an interrupted run did not come to.
-                outcome = Outcome.SKIPPED if error == INTERRUPTED else Outcome.ERROR
-                self._done(self._plain(cell, outcome, error))
-        order: Mapping[str, int] = {c.scenario.name: i for i, c in enumerate(self._plan.cells)}
+                self._done(self._plain(cell, outcome, reason))
+        order = {cell.scenario.name: number for number, cell in enumerate(self._plan.cells)}
         self._results.sort(key=lambda result: order[result.scenario])
