@@ -315,7 +315,8 @@ def judge_log(expect: LogExpect, records: Sequence[Record]) -> tuple[Mismatch, .
     """The records of a window against what they must and must not say.
 
     In order means: each line of ``has`` is found after the one that was found for the line
-    before it. A ``count`` is of the whole window, and its line is found where its first is.
+    before it. A line with ``count`` is counted in the whole window and has no place in the
+    order: what is counted is often a pattern that other lines of ``has`` match too.
     """
     has = [_as_line(line) for line in expect.has]
     found = _judge_any_order(has, records) if expect.in_any_order else _judge_order(has, records)
@@ -357,14 +358,14 @@ def _judge_counts(has: Sequence[LogLine], records: Sequence[Record]) -> Iterator
 def _judge_order(has: Sequence[LogLine], records: Sequence[Record]) -> Iterator[Mismatch]:
     place, before = 0, ""
     for line in has:
-        if line.count == 0:
+        if line.count is not None:
             continue
         at = next((i for i in range(place, len(records)) if _is_in(line, records[i])), None)
         if at is not None:
             place, before = at + 1, f" after {_named(line)}"
         elif any(_is_in(line, record) for record in records):
             yield Mismatch("log", f"{_named(line)} was logged, but not{before}")
-        elif line.count is None:
+        else:
             yield Mismatch("log", f"{_named(line)} was not logged", _closest(line, records))
 
 

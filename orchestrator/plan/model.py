@@ -493,7 +493,7 @@ class BackgroundStep(Step):
     """Start a command that goes on while the next steps run; `end` ends it."""
 
     verb: ClassVar[str] = "background"
-    background: Command = Field(description="the command, for `sh -c`")
+    background: Command = Field(description="the command, for `bash -c`")
     name: Name = Field(description="the name by which `end` finds it")
     until: FilledText | None = Field(
         default=None, description="go on only when it has printed this text"
