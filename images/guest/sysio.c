@@ -131,6 +131,12 @@
  * finit_module(2) of the file, or delete_module(2) of the module without
  * waiting: what insmod and rmmod do, but for their own checks and retries.
  *
+ *	sysio --session FILE COMMAND [ARGUMENT...]
+ *
+ * Runs the command in a session of its own, whose number it leaves in FILE.
+ * Ends with the command's status, or 128 and the number of the signal that
+ * ended it.
+ *
  * Exit status 1 if a call failed ("sysio: open: EACCES (Permission denied)"),
  * 64 for bad usage.
  */
@@ -1744,6 +1750,40 @@ static int unload_module(const char *name)
 	return EXIT_SUCCESS;
 }
 
+/* ---- a session --------------------------------------------------------- */
+
+static void begin_session(const char *path, char **command)
+{
+	FILE *file;
+
+	if (setsid() < 0)
+		die_of("setsid");
+	file = fopen(path, "we");
+	if (!file)
+		die_of("fopen");
+	fprintf(file, "%d\n", (int)getpid());
+	if (fclose(file))
+		die_of("fclose");
+	execvp(command[0], command);
+	die_of(command[0]);
+}
+
+static int run_session(const char *path, char **command)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child < 0)
+		die_of("fork");
+	if (!child)
+		begin_session(path, command);
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			die_of("waitpid");
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) :
+				     WEXITSTATUS(status);
+}
+
 int main(int argc, char **argv)
 {
 	struct raw raw;
@@ -1762,5 +1802,7 @@ int main(int argc, char **argv)
 		return load_module(argv[2], argc == 4 ? argv[3] : "");
 	if (!strcmp(argv[1], "--unload") && argc == 3)
 		return unload_module(argv[2]);
+	if (!strcmp(argv[1], "--session") && argc > 3)
+		return run_session(argv[2], argv + 3);
 	return run_words(argc - 1, argv + 1);
 }
