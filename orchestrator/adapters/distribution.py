@@ -311,8 +311,9 @@ def resolve_kernel(apt: AptRoot, recipe: Recipe, entry: KernelEntry) -> Resolved
 
 def _offered_releases(apt: AptRoot, flavour: str) -> list[str]:
     """The kernels of a flavour, by what ``uname -r`` would say."""
-    # No further word before the flavour: "rt-amd64" is not "amd64".
-    pattern = re.compile(rf"\d[\d.]*([-+~][\d.]*[\w.+~]*)?-{re.escape(flavour)}")
+    # No further word before the flavour: neither 6.1.0-57-rt-amd64 nor 6.12.9-rt-amd64 is
+    # an "amd64". What a release has after a hyphen of its own begins with a digit or "rc".
+    pattern = re.compile(rf"\d[\d.]*([+~][\w.+~]*)?(-(?:\d|rc\d)[\w.+~]*)*-{re.escape(flavour)}")
     found = set()
     for name in apt.names("linux-image-"):
         plain = name.replace("linux-image-unsigned-", "linux-image-").removesuffix("-unsigned")
@@ -326,7 +327,11 @@ def _resolve_release(apt: AptRoot, release: str) -> ResolvedKernel | None:
     """The packages of one kernel; None where its headers are not to be had any more."""
     # Unsigned first: the bootloader that a signature is for does not exist here, and
     # Ubuntu's signed package holds no more than the signature's copy of the same kernel.
-    candidates = (f"linux-image-unsigned-{release}", f"linux-image-{release}")
+    candidates = (
+        f"linux-image-unsigned-{release}",
+        f"linux-image-{release}",
+        f"linux-image-{release}-unsigned",  # Debian's, where nobody has signed it yet
+    )
     offered = apt.show((*candidates, f"linux-headers-{release}"))
     image = next((offered[name] for name in candidates if name in offered), None)
     headers = offered.get(f"linux-headers-{release}")

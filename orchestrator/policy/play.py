@@ -347,7 +347,10 @@ class Play:
         deadline = self._deadline_for(step)
         if step.signal is not None:
             signal = step.signal.removeprefix("SIG")
-            self._exec(step, f'kill -s {signal} -- "-$(cat /run/lab/{shlex.quote(step.end)})"')
+            session = f"/run/lab/{shlex.quote(step.end)}"
+            # It is written when the command starts, which may be a moment after the marker.
+            wait = f"while [ ! -s {session} ]; do sleep 0.05; done"
+            self._exec(step, f'{wait}; kill -s {signal} -- "-$(cat {session})"')
         result = self._course.jobs[step.end].wait(deadline)
         del self._course.jobs[step.end]
         if step.signal is None:
