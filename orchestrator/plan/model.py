@@ -655,7 +655,7 @@ class GuestSettings(Value):
 class Timeouts(Value):
     """Seconds on KVM; where guests are emulated the lab allows more."""
 
-    boot: Seconds = Field(default=60.0, description="until a guest is up")
+    boot: Seconds = Field(default=30.0, description="until a guest is up")
     build: Seconds = Field(default=120.0, description="for the modules of one kernel to build")
     step: Seconds = Field(default=10.0, description="for a step without `timeout`")
     scenario: Seconds = Field(default=120.0, description="for all steps of a scenario")
