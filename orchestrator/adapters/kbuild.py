@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from orchestrator.adapters.ssh import Shell, check
@@ -144,13 +143,13 @@ def pack_tree(source_dir: Path) -> bytes:
     total = 0
     with tarfile.open(fileobj=out, mode="w") as tar:
         for path in sorted(_source_files(root)):
-            data = path.read_bytes()
-            total += len(data)
+            total += path.stat().st_size
             if total > MAX_SOURCE_BYTES:
                 raise ConfigError(
                     f"{source_dir} holds more than {MAX_SOURCE_BYTES >> 20} MiB of sources",
                     hint="name the folder with the module's Kbuild file, not one above it",
                 )
+            data = path.read_bytes()
             info = tarfile.TarInfo(str(path.relative_to(root)))
             info.size = len(data)
             info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
@@ -169,21 +168,26 @@ def _source_files(root: Path) -> list[Path]:
     return found
 
 
+_KO = re.compile(r"[A-Za-z0-9_+-]{1,64}\.ko")
+
+
 def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
     """The ``.ko`` files of an archive that a guest made: by plain file name, nothing else."""
     paths = []
+    plain = (tarfile.REGTYPE, tarfile.AREGTYPE)
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        # Not compressed, and no sparse files: neither may become more than was sent.
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             for member in tar:
                 name = PurePosixPath(member.name).name
-                if not member.isfile() or not re.fullmatch(r"[A-Za-z0-9_+-]{1,64}\.ko", name):
+                if member.type not in plain or member.issparse() or not _KO.fullmatch(name):
                     continue
                 source = tar.extractfile(member)
                 assert source is not None
                 path = output_dir / name
                 path.write_bytes(source.read())
                 paths.append(path)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise MachineError(f"the guest sent no archive of modules: {error}") from error
     return sorted(paths)
 
@@ -206,8 +210,8 @@ def _modinfo(path: Path) -> Mapping[str, str]:
         with path.open("rb") as file:
             section = ELFFile(file).get_section_by_name(".modinfo")
             data = section.data() if section is not None else b""
-    except (ELFError, OSError, ValueError) as error:
-        raise BuildError(f"{path.name} cannot be read: {error}") from error
+    except Exception as error:  # a guest made the file; pyelftools can trip in any way
+        raise BuildError(f"{path.name} cannot be read: {error!r:.200}") from error
     pairs = (text.decode(errors="replace").partition("=") for text in data.split(b"\0"))
     return {key: value for key, _, value in pairs if key}
 

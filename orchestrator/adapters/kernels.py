@@ -138,6 +138,8 @@ def assemble_kernel(tree: Path, release: str, folder: Path) -> None:
     """
     _merge_usr(tree)
     modules_dir = tree / "usr/lib/modules" / release
+    if not modules_dir.is_dir():
+        raise SourceError(f"{release}: its packages bring no modules")
     build = modules_dir / "build"
     if not build.is_symlink() and not build.exists():
         build.symlink_to(f"/usr/src/linux-headers-{release}")

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return EXIT_PASSED
     try:
-        return command(arguments)
+        status = command(arguments)
+        sys.stdout.flush()
     except LabError as error:
         print(f"lab: {error.render()}", file=sys.stderr)
         return error.exit_status
@@ -36,9 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lab: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to tell them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_printing()
         return EXIT_PASSED
+    return status
+
+
+def _stop_printing() -> None:
+    """Whoever read our output has gone; nothing is left to tell them."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,10 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
 
 
 def _add_lab_option(parser: argparse.ArgumentParser) -> None:
@@ -189,8 +194,11 @@ def _play(lab: Lab, plan: Plan, arguments: argparse.Namespace) -> int:
             keep=stop if arguments.keep else None,
         )
         result = run.play(stop)
-    print(render_summary(result), end="")
-    print(f"report: {shown_path(run_dir.root / REPORT_FILE)}")
+    try:
+        print(render_summary(result), end="")
+        print(f"report: {shown_path(run_dir.root / REPORT_FILE)}", flush=True)
+    except BrokenPipeError:
+        _stop_printing()  # what the run came to does not depend on who reads
     return judge_result(result).exit_status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -71,7 +72,8 @@ class LineProgress:
     def _line(self, kernel: str, text: str) -> None:
         seconds = time.monotonic() - self._started
         line = f"{seconds:6.1f}s  {kernel:<{self._width}}  {printable(text)}"
-        print(line, file=self._stream, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads on: no reason to end the run
+            print(line, file=self._stream, flush=True)
 
 
 @dataclass

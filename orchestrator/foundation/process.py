@@ -94,10 +94,13 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
+        _children.discard(self)
+
+    def close_pipes(self) -> None:
+        """Read no more of what it prints; for the thread alone that reads it."""
         for pipe in (self._popen.stdout, self._popen.stderr):
             if pipe is not None:
                 pipe.close()
-        _children.discard(self)
 
     def terminate(self) -> None:
         """Ask it to end, and force it after a short grace."""
@@ -333,5 +336,6 @@ def run(
             out, err = child.communicate(deadline, watch)
         finally:
             child.kill()
+            child.close_pipes()
     check_stopping()
     return Completed(tuple(argv), child.status or 0, out[:MAX_CAPTURED], err[:MAX_CAPTURED])

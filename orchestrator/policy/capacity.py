@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from orchestrator.plan.model import GuestSettings
 
 QEMU_OVERHEAD_MIB = 256
 RESERVED_MIB = 512
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def default_jobs(guest: GuestSettings, kernels: int) -> int:
@@ -19,18 +22,18 @@ def default_jobs(guest: GuestSettings, kernels: int) -> int:
 
 def available_mib() -> int:
     """Memory that can be used now: the host's, or what a cgroup (v2) leaves of it."""
-    with open("/proc/meminfo") as file:
-        fields = dict(line.split(":", 1) for line in file)
+    fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) // 1024
-    return min(available, *_cgroup_mib(available))
+    return min(available, _cgroup_mib(available))
 
 
-def _cgroup_mib(fallback: int) -> tuple[int, ...]:
+def _cgroup_mib(fallback: int) -> int:
     try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            limit = file.read().strip()
-        with open("/sys/fs/cgroup/memory.current") as file:
-            used = int(file.read())
-        return ((int(limit) - used) >> 20,) if limit != "max" else (fallback,)
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        stat = (CGROUP / "memory.stat").read_text()
+        lines = (line.split() for line in stat.splitlines())
+        cached = next((int(value) for name, value in lines if name == "inactive_file"), 0)
+        return (limit - used + cached) >> 20  # file pages are given up for guests
     except (OSError, ValueError):
-        return (fallback,)
+        return fallback  # no limit ("max"), or another kind of cgroup

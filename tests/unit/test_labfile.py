@@ -325,7 +325,7 @@ def test_defaults(root: Path) -> None:
     assert lab.images_dir is None
     assert lab.file.groups == {}
     assert (lab.file.guest.memory_mib, lab.file.guest.cpus) == (512, 2)
-    assert (lab.file.timeouts.boot, lab.file.timeouts.step) == (60.0, 10.0)
+    assert (lab.file.timeouts.boot, lab.file.timeouts.step) == (30.0, 10.0)
     (scenario,) = lab.scenarios
     assert scenario.name == "hello/one"
     assert (scenario.path, scenario.line) == (root / "scenarios/hello.yaml", 2)
