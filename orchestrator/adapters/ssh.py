@@ -168,8 +168,9 @@ class SshJob:
         )
 
     def close(self) -> None:
-        """See ``Job``."""
-        self._channel.close()
+        """See ``Job``. Quiet where the connection has gone."""
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.close()
 
     def _finished(self) -> bool:
         """All output is here and the status too: the status alone may overtake the output."""
@@ -270,7 +271,7 @@ class SshShell:
             channel = self._transport.open_session(timeout=max(1.0, deadline.left))
             job = SshJob(channel, command, limit)
             # Waiting for the guest's answer has no deadline in paramiko; closing ends it.
-            giving_up = threading.Timer(deadline.left, channel.close)
+            giving_up = threading.Timer(deadline.left, job.close)
             giving_up.start()
             try:
                 channel.exec_command(f"exec sh -c {shlex.quote(command)}")

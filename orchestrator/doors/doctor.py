@@ -194,7 +194,7 @@ def _cache_room() -> Check:
     folder = default_cache_dir()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free / (1 << 30)
-    writable = os.access(existing, os.W_OK)
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     found = f"{folder}: {free:.1f} GiB free" if writable else f"{existing}: not writable"
     well = writable and free >= CACHE_GIB_WANTED
     mend = f"LAB_CACHE=/some/folder with {CACHE_GIB_WANTED} GiB free puts it elsewhere"

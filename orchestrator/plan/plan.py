@@ -88,11 +88,16 @@ def _matching(lab: Lab, word: str) -> set[str]:
     found = {
         name
         for name, entry in entries.items()
-        if versions.contains(KernelVersion.parse(entry.version))
+        if versions.contains(_first_of_series(entry.version))
     }
     if not found:
         raise UsageError(f"--kernel {word}: no kernel of this lab is that", hint=_kernel_words(lab))
     return found
+
+
+def _first_of_series(series: str) -> KernelVersion:
+    """What stands for a series until its newest kernel is known: ``7`` is 7.0, ``6.1`` is 6.1."""
+    return KernelVersion.parse(series if "." in series else f"{series}.0")
 
 
 def _kernel_words(lab: Lab) -> str:
@@ -147,7 +152,7 @@ def resolve_plan(
 
 def with_known(plan: KernelPlan, known: Known | None) -> KernelPlan:
     """The plan once its kernel is resolved: which scenarios are for exactly this version."""
-    version = KernelVersion.parse(known.version if known else plan.entry.version)
+    version = KernelVersion.parse(known.version) if known else _first_of_series(plan.entry.version)
     cells = tuple(
         Cell(cell.scenario, _reason_to_skip(cell.scenario, version)) for cell in plan.cells
     )

@@ -24,18 +24,20 @@ class Keyring(Value):
 class Recipe(Value):
     """A release of a distribution: its packages, its kernels' names, its keyring."""
 
-    distribution: Literal["debian", "ubuntu"]
+    distribution: Literal["debian", "ubuntu"] = Field(description="whose release it is")
     release: Name = Field(description="the release's code name, as mmdebstrap knows it")
     also: tuple[Name, ...] = Field(
         (), description="further suites of the same archive that kernels may come from"
     )
-    components: tuple[Name, ...] = ("main",)
+    components: tuple[Name, ...] = Field(
+        default=("main",), description="the archive's components that packages may come from"
+    )
     ended: bool = Field(
         False,
         description="the release gets no more updates, so that its signed indexes may be past "
         "the date until which they call themselves fresh; signatures are verified all the same",
     )
-    keyring: Keyring
+    keyring: Keyring = Field(description="who signs it")
     flavour: Name = Field(description="the kernel flavour taken unless a kernel names another")
     packages: tuple[PackageName, ...] = Field(
         min_length=1, description="what the guest has beside the release's essential packages"

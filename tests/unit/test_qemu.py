@@ -1,0 +1,125 @@
+"""QEMU's command line, as it is and stays until somebody means to change it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.foundation import process
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.plan.qemu import (
+    Disk,
+    GuestFds,
+    GuestSpec,
+    kernel_command_line,
+    render_qemu_argv,
+)
+
+FDS = GuestFds(
+    kernel=10,
+    initrd=11,
+    qmp=12,
+    console=13,
+    rescue=14,
+    disks=(Disk("image", 15), Disk("kernel", 16)),
+)
+TCG = GuestSpec("tcg", memory_mib=512, cpus=2)
+COMMAND_LINE = (
+    "console=ttyS0 ignore_loglevel log_buf_len=4M printk.time=1 printk.devkmsg=on panic=-1 "
+    "net.ifnames=0 no_timer_check random.trust_cpu=on tsc=reliable cryptomgr.notests "
+    "raid=noautodetect"
+)
+GOLDEN = f"""\
+/usr/bin/qemu
+-nodefaults
+-no-user-config
+-display none
+-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+-no-reboot
+-machine pc,graphics=off,vmport=off
+-accel tcg,thread=multi,tb-size=256
+-cpu max
+-m 512M
+-smp 2
+-kernel /proc/self/fd/10
+-initrd /proc/self/fd/11
+-append {COMMAND_LINE}
+-chardev socket,id=qmp,fd=12
+-mon chardev=qmp,mode=control
+-chardev socket,id=console,fd=13
+-serial chardev:console
+-chardev socket,id=rescue,fd=14
+-serial chardev:rescue
+-blockdev driver=file,node-name=image-file,filename=/proc/self/fd/15,read-only=on,\
+locking=off,cache.direct=off
+-blockdev driver=raw,node-name=image,file=image-file,read-only=on
+-device virtio-blk-pci,drive=image,serial=image
+-blockdev driver=file,node-name=kernel-file,filename=/proc/self/fd/16,read-only=on,\
+locking=off,cache.direct=off
+-blockdev driver=raw,node-name=kernel,file=kernel-file,read-only=on
+-device virtio-blk-pci,drive=kernel,serial=kernel
+-netdev user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22
+-device virtio-net-pci,netdev=net0,romfile=
+-device virtio-rng-pci,rng=rng0
+-object rng-builtin,id=rng0
+"""
+
+
+def shown(argv: tuple[str, ...]) -> str:
+    """An option and its value on a line."""
+    text = argv[0]
+    for part in argv[1:]:
+        text += ("\n" if part.startswith("-") else " ") + part
+    return text + "\n"
+
+
+def test_the_whole_command_line() -> None:
+    assert shown(render_qemu_argv("/usr/bin/qemu", TCG, FDS)) == GOLDEN
+
+
+def test_kvm_changes_the_accelerator_and_the_processor_alone() -> None:
+    argv = shown(render_qemu_argv("/usr/bin/qemu", replace(TCG, accelerator="kvm"), FDS))
+    assert argv == GOLDEN.replace("-accel tcg,thread=multi,tb-size=256", "-accel kvm").replace(
+        "-cpu max", "-cpu host"
+    )
+
+
+def test_a_probe_has_no_network_and_no_disk() -> None:
+    spec = GuestSpec("kvm", memory_mib=256, cpus=1, network=False)
+    argv = render_qemu_argv("qemu", spec, replace(FDS, disks=()))
+    assert argv[argv.index("-nic") + 1] == "none"
+    assert not {"-netdev", "-blockdev"} & set(argv)
+    assert (argv[argv.index("-m") + 1], argv[argv.index("-smp") + 1]) == ("256M", "1")
+
+
+def test_a_labs_own_arguments_come_last_and_so_win() -> None:
+    spec = replace(TCG, arguments=("panic=10", "dyndbg=module hello +p"))
+    assert kernel_command_line(spec) == COMMAND_LINE + " panic=10 dyndbg=module hello +p"
+
+
+@pytest.mark.parametrize("sample", ["-no-reboot", "-no-user-config", "-nodefaults"])
+def test_what_keeps_a_guest_honest_is_always_there(sample: str) -> None:
+    for spec in (TCG, replace(TCG, accelerator="kvm"), replace(TCG, network=False)):
+        assert sample in render_qemu_argv("qemu", spec, FDS)
+
+
+def test_disks_can_only_be_read() -> None:
+    argv = render_qemu_argv("qemu", TCG, FDS)
+    blocks = [argv[at + 1] for at, part in enumerate(argv) if part == "-blockdev"]
+    assert len(blocks) == 4
+    assert all("read-only=on" in block for block in blocks)
+
+
+def test_qemu_itself_takes_every_option() -> None:
+    """All but the descriptors: QEMU must get as far as not finding those."""
+    binary = shutil.which("qemu-system-x86_64")
+    if binary is None:
+        pytest.skip("no qemu-system-x86_64 here")
+    argv = (*render_qemu_argv(binary, TCG, FDS), "-S")
+    done = process.run(argv, deadline=Deadline.after(20, "qemu"))
+    assert done.status == 1
+    said = done.stderr.decode()
+    assert "fd" in said
+    assert not any(word in said for word in ("invalid option", "unknown", "not supported"))
