@@ -20,6 +20,7 @@ from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError, RunInterruptedError
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_leaks")]
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a PID namespace")
 
 
 def soon(seconds: float = 20.0) -> Deadline:
@@ -245,8 +246,12 @@ KILLED_LAB = """
 import sys, threading, time
 from orchestrator.foundation import process
 
+prefix = process.contained() if sys.argv[2] == "contained" else ()
+script = f"trap '' TERM; setsid sleep {sys.argv[1]} & exec sleep {sys.argv[1]}"
+deaf = f"trap '' TERM; exec sleep {sys.argv[1]}"
+
 def hold():
-    with process.start(("sleep", sys.argv[1])):
+    with process.start((*prefix, "sh", "-c", script if prefix else deaf)):
         print("started", flush=True)
         time.sleep(60)
 
@@ -258,14 +263,18 @@ else:
 """
 
 
-@pytest.mark.parametrize("where", ["main", "thread"])
-def test_children_die_with_a_lab_that_is_killed(where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "children"),
+    [("main", 1), ("thread", 1), pytest.param("contained", 2, marks=root_only)],
+)
+def test_children_die_with_a_lab_that_is_killed(where: str, children: int) -> None:
+    """Whatever they think of SIGTERM; contained ones with sessions of their own."""
     seconds = unique_seconds()
     argv = (sys.executable, "-c", KILLED_LAB, seconds, where)
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as lab:
         assert lab.stdout is not None
         assert lab.stdout.readline() == b"started\n"
-        wait_for(lambda: any(_is_sleep(pid) for pid in running(seconds)))
+        wait_for(lambda: sum(_is_sleep(pid) for pid in running(seconds)) == children)
         lab.kill()
     wait_for(lambda: not running(seconds))
 
@@ -404,8 +413,6 @@ def test_a_file_that_cannot_be_executed_is_no_tool(
 
 
 # --- tools with children of their own --------------------------------------------------------
-
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a PID namespace")
 
 
 @root_only

@@ -135,6 +135,8 @@ class Started:
         """Wait until its output contains ``text``."""
         end = time.monotonic() + seconds
         while text not in self.output:
+            if self.process.poll() is not None and "cannot fetch" in self.output:
+                pytest.skip("this fills an empty cache, and the mirror is out of reach")
             assert self.process.poll() is None, self.output
             assert time.monotonic() < end, f"no {text!r} in:\n{self.output}"
             time.sleep(0.1)
