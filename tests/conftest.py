@@ -32,11 +32,16 @@ def open_dir() -> Iterator[Path]:
     remove_tree(path)
 
 
+@pytest.fixture(scope="session")
+def spawner() -> None:
+    """The thread that starts children begins with the first, and stays: no test's leak."""
+    process.run(("true",), deadline=Deadline.after(30, "a first child"))
+
+
 @pytest.fixture
-def no_leaks() -> Iterator[None]:
+def no_leaks(spawner: None) -> Iterator[None]:
     """Fails a test that leaves a descriptor, a thread or a child behind."""
-    # It starts once and stays; not a leak of whichever test comes first.
-    process.run(("true",), deadline=Deadline.after(10, "a first child"))
+    assert spawner is None
     before = _resources()
     yield
     end = time.monotonic() + 3

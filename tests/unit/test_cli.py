@@ -256,7 +256,8 @@ def test_a_reader_that_has_gone_is_no_error(lab: Path, arguments: tuple[str, ...
     os.close(read)
     argv = (sys.executable, "-m", "orchestrator", *arguments)
     repository = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": str(repository)}
+    # Buffered, as for most users: then the end of the process is where it would show.
+    env = {**os.environ, "PYTHONPATH": str(repository), "PYTHONUNBUFFERED": ""}
     done = subprocess.run(
         argv, stdout=write, stderr=subprocess.PIPE, cwd=lab.parent, env=env, check=False
     )
