@@ -130,7 +130,8 @@ def _mmdebstrap(*arguments: str, output: Path, keyring: Path | None = None, what
 
 def _telling_lines(done: process.Completed) -> str:
     """The lines of an apt or mmdebstrap failure that say why."""
-    lines = (done.stderr + b"\n" + done.stdout).decode(errors="backslashreplace").splitlines()
+    text = (done.stderr + b"\n" + done.stdout).decode(errors="backslashreplace")
+    lines = [line for line in text.splitlines() if line.strip()]
     telling = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("Err:"):
