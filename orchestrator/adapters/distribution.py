@@ -7,6 +7,7 @@ release's keyring, and nothing on the host changes.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import tarfile
@@ -133,7 +134,7 @@ def _telling_lines(done: process.Completed) -> str:
     text = (done.stderr + b"\n" + done.stdout).decode(errors="backslashreplace")
     lines = [line for line in text.splitlines() if line.strip()]
     telling = []
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in itertools.pairwise([*lines, ""]):
         if line.startswith("Err:"):
             telling.append(f"{line}: {following.strip()}")
         elif line.startswith(("E: ", "W: ")) and not _SEQUEL.search(line):

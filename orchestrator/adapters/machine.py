@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.adapters.console import MAX_LOG_BYTES, Console, KernelLog, RescueShell
@@ -33,6 +34,8 @@ NOBODY = 65534
 QEMU_OWN_MIB = 4096  # what QEMU maps beside the guest's memory: code cache, stacks, libraries
 LAUNCH_SECONDS = 30.0
 REAP_SECONDS = 5.0
+BREAK_SECONDS = 0.5
+SYSRQ_SECONDS = 3.0
 RESCUE_SECONDS = 20.0
 RESCUE_LOOK = "ps; /lab/bin/busybox ip addr; /lab/bin/busybox netstat -ltn; df"
 # Emulated guests are this much slower, at the least, than the deadlines in lab.yaml assume.
@@ -174,10 +177,24 @@ class Machine:
     def collect_hang(self, deadline: Deadline) -> None:
         """Make a hung kernel print its blocked tasks and processors to the log (SysRq w, l)."""
         for command in (b"w", b"l"):
+            first = self.log.count
             with contextlib.suppress(MachineError):
                 self._qmp.send_break(deadline)
-                self._console.send(command)
-        self.log.wait_until(lambda: False, Deadline.after(deadline.within(3), "SysRq output"))
+            # The break must be taken before the letter comes: the port's one flag for it is
+            # of whatever is read next, and a second break undoes the first.
+            self._pause(deadline, BREAK_SECONDS)
+            self._console.send(command)
+            self.log.wait_until(
+                partial(self._has_sysrq, first), Deadline.after(deadline.within(5), "SysRq")
+            )
+        self._pause(deadline, SYSRQ_SECONDS)
+
+    def _has_sysrq(self, first: int) -> bool:
+        return any(record.text.startswith("sysrq: ") for record in self.log.records(first))
+
+    def _pause(self, deadline: Deadline, seconds: float) -> None:
+        """Wait, but not beyond the guest's end."""
+        self.log.wait_until(lambda: False, Deadline.after(deadline.within(seconds), "a pause"))
 
     def rescue(self, command: str, deadline: Deadline) -> str:
         """Run a command on the second serial port; for when SSH is dead."""
