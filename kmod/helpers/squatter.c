@@ -4,7 +4,8 @@
  *
  *	# insmod squatter.ko name=helloworld
  *	# insmod procfs1.ko
- *	insmod: ERROR: could not insert module procfs1.ko: Cannot allocate memory
+ *	insmod: ERROR: could not insert module procfs1.ko:
+ *	Cannot allocate memory
  *	# test -d /proc/helloworld && echo still there
  *	still there
  *	# rmmod squatter
