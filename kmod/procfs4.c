@@ -138,7 +138,7 @@ static ssize_t procfs4_read(struct file *file, char __user *to, size_t count,
 	struct procfs4_reading *reading = procfs4_reading_of(file);
 	ssize_t ret;
 
-	/* Before v5.10 (d4d50710a8b4) seq_read() starts one for this. */
+	/* Before v5.10 (d4d50710a8b4) seq_read() would start a sequence. */
 	if (!count)
 		return 0;
 
