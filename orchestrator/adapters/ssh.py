@@ -34,7 +34,6 @@ from orchestrator.foundation.errors import (
 from orchestrator.plan.outcome import CommandResult
 
 MAX_OUTPUT = 4 << 20
-MAX_FILE = 64 << 20
 RETRY_SECONDS = 0.1
 
 # Its messages would reach the terminal through logging's last resort; ours say more.
