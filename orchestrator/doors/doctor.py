@@ -62,6 +62,13 @@ KEYRING_PACKAGES: dict[System, str] = {
     "fedora": "debian-keyring",
     "arch": "debian-archive-keyring",
 }
+# Without it mmdebstrap takes every release for one of Debian's, and looks for Ubuntu's there.
+RELEASE_NAMES = Path("/usr/share/distro-info/ubuntu.csv")
+RELEASE_NAMES_PACKAGES: dict[System, str] = {
+    "debian": "distro-info-data",
+    "fedora": "distro-info-data",
+    "arch": "distro-info-data",
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ def check_host() -> tuple[Check, ...]:
         *(_tool(name, packages[system], system) for name, packages in PACKAGES.items()),
         *_rootless(system),
         _keyring(system),
+        _release_names(system),
         _cache_room(),
         _memory(),
         _accelerator(),
@@ -188,6 +196,12 @@ def _keyring(system: System) -> Check:
     path = HOST_KEYRINGS / DEBIAN_KEYRING
     mend = f"{_sudo()}{INSTALL[system]} {KEYRING_PACKAGES[system]}"
     return Check("Debian's keys", path.exists(), str(path) if path.exists() else "missing", mend)
+
+
+def _release_names(system: System) -> Check:
+    found = RELEASE_NAMES.exists()
+    mend = f"{_sudo()}{INSTALL[system]} {RELEASE_NAMES_PACKAGES[system]}"
+    return Check("names of releases", found, str(RELEASE_NAMES) if found else "missing", mend)
 
 
 def _cache_room() -> Check:

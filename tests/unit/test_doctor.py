@@ -26,12 +26,14 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     keyrings = tmp_path / "keyrings"
     keyrings.mkdir()
     (keyrings / DEBIAN_KEYRING).touch()
+    (tmp_path / "ubuntu.csv").touch()
     # Where the lab itself finds what it starts these with.
     setpriv = process.find_tool("setpriv")
     (tools / "setpriv").unlink()
     (tools / "setpriv").symlink_to(setpriv)
     monkeypatch.setenv("PATH", str(tools))
     monkeypatch.setattr(doctor, "HOST_KEYRINGS", keyrings)
+    monkeypatch.setattr(doctor, "RELEASE_NAMES", tmp_path / "ubuntu.csv")
     monkeypatch.setattr(doctor, "available_mib", lambda: 8192)
     monkeypatch.setattr(doctor, "CACHE_GIB_WANTED", 0)
     monkeypatch.setattr(doctor, "host_system", lambda: "debian")
@@ -108,6 +110,14 @@ def test_missing_keys_are_told(host: Path) -> None:
     assert not found.well
     assert found.needed
     assert found.mend.endswith("debian-archive-keyring")
+
+
+def test_missing_names_of_releases_are_told(host: Path) -> None:
+    (host / "ubuntu.csv").unlink()
+    found = check("names of releases")
+    assert not found.well
+    assert found.needed
+    assert found.mend.endswith("distro-info-data")
 
 
 @pytest.mark.usefixtures("host")

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.distribution import DEBIAN_KEYRING, HOST_KEYRINGS
-from orchestrator.doors.doctor import KEYRING_PACKAGES, PACKAGES, ROOTLESS_PACKAGES
+from orchestrator.doors.doctor import (
+    KEYRING_PACKAGES,
+    PACKAGES,
+    RELEASE_NAMES,
+    RELEASE_NAMES_PACKAGES,
+    ROOTLESS_PACKAGES,
+)
 
 SCRIPT = Path(__file__).parents[2] / "scripts/setup-host"
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="no checkout")
@@ -33,6 +39,7 @@ def test_the_doctor_and_the_script_name_the_same_other_packages() -> None:
     text = SCRIPT.read_text()
     assert f"need {KEYRING_PACKAGES['debian']}\n" in text
     assert f"need {ROOTLESS_PACKAGES['debian']}\n" in text
+    assert f"[ -e {RELEASE_NAMES} ] || need {RELEASE_NAMES_PACKAGES['debian']}\n" in text
 
 
 def run_script(
@@ -67,19 +74,20 @@ def calls(tmp_path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line.startswith("apt-get")]
 
 
-needs_keyring = pytest.mark.skipif(
-    not (HOST_KEYRINGS / DEBIAN_KEYRING).exists(), reason="this host lacks Debian's keys"
+needs_files = pytest.mark.skipif(
+    not ((HOST_KEYRINGS / DEBIAN_KEYRING).exists() and RELEASE_NAMES.exists()),
+    reason="this host lacks Debian's keys, or the names of releases",
 )
 
 
-@needs_keyring
+@needs_files
 def test_a_host_that_lacks_nothing_is_left_alone(tmp_path: Path) -> None:
     done = run_script(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert calls(tmp_path) == []
 
 
-@needs_keyring
+@needs_files
 def test_what_lacks_is_installed_once_and_said(tmp_path: Path) -> None:
     done = run_script(tmp_path, lacking=("sqfstar", "mksquashfs", "qemu-system-x86_64"))
     assert done.returncode == 0
@@ -90,13 +98,13 @@ def test_what_lacks_is_installed_once_and_said(tmp_path: Path) -> None:
     ]
 
 
-@needs_keyring
+@needs_files
 def test_a_failed_installation_fails(tmp_path: Path) -> None:
     done = run_script(tmp_path, lacking=("gpgv",), apt="exit 100")
     assert done.returncode == 100
 
 
-@needs_keyring
+@needs_files
 def test_a_host_without_apt_is_told_what_it_lacks(tmp_path: Path) -> None:
     done = run_script(tmp_path, lacking=("apt-get", "depmod"))
     assert done.returncode == 3
