@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.foundation import process
-from orchestrator.foundation.errors import HostError
+from orchestrator.foundation.errors import HostError, SourceError
 
 LOCK_POLL_SECONDS = 0.2
 FULL_BYTES = 1 << 20
@@ -50,12 +50,24 @@ def sha256_of(path: Path) -> str:
 
 
 class Cache:
-    """A folder of entries, shared by every run of this user."""
+    """A folder of entries, shared by every run of this user.
 
-    def __init__(self, root: Path) -> None:
+    It is also what knows whether the network may be asked for what is not in it.
+    """
+
+    def __init__(self, root: Path, *, offline: bool = False) -> None:
         self.root = root
+        self._offline = offline
         self._thread_locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
+
+    def require_network(self, what: str) -> None:
+        """Raise ``SourceError`` if ``what`` would have to come over a network that is off."""
+        if self._offline:
+            raise SourceError(
+                f"{what} is not in the cache, and --offline forbids the network",
+                hint="run once without --offline, or bring it from another machine: `lab import`",
+            )
 
     def find(self, kind: str, key: str) -> Path | None:
         """The entry's folder, if there is a whole one."""
@@ -179,11 +191,16 @@ def watch_room(folder: Path) -> Callable[[], None]:
 
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all. Raises ``HostError``."""
     # A name of its own: another thread or run may be writing the same file.
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        aside.write_text(text)
         aside.rename(path)
     except OSError as error:
         raise disk_error(error, path) from error

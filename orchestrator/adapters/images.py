@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from orchestrator.adapters.apt import ensure_keyring, run_mmdebstrap
 from orchestrator.adapters.cache import Cache, hash_of, sha256_of, write_json
-from orchestrator.adapters.distribution import ensure_keyring, run_mmdebstrap
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
+from orchestrator.plan.lock import changed_packages
 from orchestrator.plan.recipe import Recipe
 
 # Raised when what is made of the same recipe changes.
-FORMAT = 1
+FORMAT = 2
+PACKAGE_LIST = PurePosixPath("/usr/share/kmod-lab/packages")
 BUSYBOX_MEMBERS = ("./bin/busybox", "./usr/bin/busybox")
 
 
@@ -30,23 +32,63 @@ class Image:
     packages: tuple[str, ...]
 
 
-def image_key(recipe: Recipe, tool_source: bytes) -> str:
-    """What the image depends on, in a name."""
-    return f"{recipe.release}-{hash_of(FORMAT, recipe.model_dump(), tool_source)}"
+def image_key(recipe: Recipe, tool_source: bytes, locked: tuple[str, ...] | None = None) -> str:
+    """What the image depends on, in a name; an image for a lock has a name of its own."""
+    key = f"{recipe.release}-{hash_of(FORMAT, recipe.model_dump(), tool_source)}"
+    return key if locked is None else f"{key}-{hash_of(locked)}"
 
 
-def ensure_image(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Image:
+def ensure_image(
+    cache: Cache,
+    recipe: Recipe,
+    tool_source_path: Path,
+    locked: tuple[str, ...] | None = None,
+) -> Image:
     """The image of a recipe, built if the cache has none.
 
+    With ``locked``, an image of exactly these packages, or ``SourceError`` with what differs.
     Blocks for the download and the installation of some 150 packages (half a minute with
     a fast mirror). Raises ``SourceError`` or ``HostError``.
     """
+    if image := find_image(cache, recipe, tool_source_path, locked):
+        return image
     source = tool_source_path.read_bytes()
 
     def make(folder: Path) -> None:
         _build(cache, recipe, tool_source_path, folder)
+        if locked is not None:
+            _compare(recipe, locked, _read_image(folder, recipe).packages)
 
-    folder = cache.ensure("images", image_key(recipe, source), make)
+    key = image_key(recipe, source, locked)
+    return _read_image(cache.ensure("images", key, make), recipe)
+
+
+def find_image(
+    cache: Cache, recipe: Recipe, tool_source_path: Path, locked: tuple[str, ...] | None = None
+) -> Image | None:
+    """The image if it is cached; with ``locked``, only one of exactly these packages."""
+    source = tool_source_path.read_bytes()
+    for key in dict.fromkeys((image_key(recipe, source), image_key(recipe, source, locked))):
+        if folder := cache.find("images", key):
+            image = _read_image(folder, recipe)
+            if locked is None or image.packages == locked:
+                return image
+    return None
+
+
+def _compare(recipe: Recipe, locked: tuple[str, ...], found: tuple[str, ...]) -> None:
+    changes = changed_packages(locked, found)
+    if changes:
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        raise SourceError(
+            f"the archive of {recipe.release} no longer gives the locked userland: "
+            f"{'; '.join(changes[:3])}{more}",
+            hint="`lab lock --update` locks what there is now; `lab export`, where the locked "
+            "one is still cached, and `lab import` here bring that one",
+        )
+
+
+def _read_image(folder: Path, recipe: Recipe) -> Image:
     about = json.loads((folder / "image.json").read_text())
     return Image(
         key=folder.name,
@@ -58,12 +100,17 @@ def ensure_image(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Image:
 
 
 def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -> None:
+    cache.require_network(f"the userland of {recipe.release}")
     tar_path = folder / "image.tar"
     hooks = (
         # The one program of our own in the guest, built with the release's own compiler.
         f"copy-in {tool_source_path} /tmp",
         'chroot "$1" gcc -static -O2 -Wall -o /usr/local/bin/sysio /tmp/sysio.c',
         'rm "$1"/tmp/sysio.c',
+        # What is in it, with the hashes that the signed index gives.
+        f'mkdir -p "$1{PACKAGE_LIST.parent}" && dpkg-query --admindir="$1/var/lib/dpkg" -W'
+        " -f '${Package}=${Version}\\n' | xargs apt-cache show --no-all-versions |"
+        f' grep -E "^(Package|Version|SHA256):" >"$1{PACKAGE_LIST}"',
         # Weight that no test of a module reads.
         'rm -rf "$1"/usr/share/man/* "$1"/usr/share/locale/* "$1"/usr/share/doc/*',
     )
@@ -93,26 +140,31 @@ def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -
 
 
 def _read_tar(tar_path: Path, folder: Path) -> list[str]:
-    """Keep busybox, for the initramfs; the installed packages with their versions."""
+    """Keep busybox, for the initramfs; the installed packages with version and hash."""
     packages: list[str] = []
     with tarfile.open(tar_path) as tar:
         for member in tar:
             if member.name in BUSYBOX_MEMBERS and (source := tar.extractfile(member)):
                 (folder / "busybox").write_bytes(source.read())
-            elif member.name == "./var/lib/dpkg/status" and (source := tar.extractfile(member)):
-                packages = _installed(source.read().decode(errors="replace"))
+            elif member.name == f".{PACKAGE_LIST}" and (source := tar.extractfile(member)):
+                packages = parse_package_list(source.read().decode(errors="replace"))
     if not (folder / "busybox").exists():
         raise SourceError("the image has no busybox: its recipe must list busybox-static")
+    if not packages:
+        raise SourceError("the image does not say which packages it has")
     return packages
 
 
-def _installed(status: str) -> list[str]:
-    """``name=version`` of each package in dpkg's status file."""
+def parse_package_list(text: str) -> list[str]:
+    """``name=version sha256:…`` for each package, from the fields of apt's index."""
     found = []
-    for paragraph in status.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line)
-        if "Package" in fields and "Version" in fields:
-            found.append(f"{fields['Package']}={fields['Version']}")
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(": ")
+        fields[key] = value
+        if fields.keys() >= {"Package", "Version", "SHA256"}:
+            found.append(f"{fields['Package']}={fields['Version']} sha256:{fields['SHA256']}")
+            fields = {}
     return sorted(found)
 
 

@@ -7,24 +7,18 @@ import json
 import lzma
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.adapters.cache import Cache, hash_of, sha256_of, write_json
-from orchestrator.adapters.distribution import (
-    AptRoot,
-    Package,
-    ResolvedKernel,
-    ensure_apt_root,
-    resolve_kernel,
-)
+from orchestrator.adapters.cache import hash_of, sha256_of, write_json
+from orchestrator.adapters.sources import SourceContext, source_of
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
+from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.model import KernelEntry
-from orchestrator.plan.recipe import Recipe
 
-FORMAT = 1
+FORMAT = 2
 # What the guest needs before it has a root file system, by module name; a kernel that has
 # one built in says so in modules.builtin.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "squashfs", "overlay")
@@ -41,6 +35,8 @@ class Kernel:
     layer_path: Path
     boot_modules: tuple[Path, ...]
     """In the order in which they must be loaded, not compressed."""
+    vmlinuz_sha256: str
+    config_sha256: str
 
     @property
     def release(self) -> str:
@@ -48,68 +44,73 @@ class Kernel:
         return self.resolved.release
 
 
-def load_resolution(cache: Cache, recipe: Recipe, entry: KernelEntry) -> ResolvedKernel | None:
-    """What ``entry`` was resolved to when it was last asked of the network; None if never."""
-    path = _resolution_path(cache, recipe, entry)
+def load_resolution(context: SourceContext, entry: KernelEntry) -> ResolvedKernel | None:
+    """What ``entry`` was resolved to when the network was last asked; None if never."""
+    if not source_of(entry).floating:
+        return None
     try:
-        raw = json.loads(path.read_text())
-        return ResolvedKernel(
-            release=raw["release"],
-            version=raw["version"],
-            packages=tuple(
-                Package(**{**package, "depends": tuple(package["depends"])})
-                for package in raw["packages"]
-            ),
-            compiler=raw["compiler"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        return ResolvedKernel.model_validate_json(_resolution_path(context, entry).read_text())
+    except (OSError, ValueError):
         return None  # never asked, or damaged: ask again
 
 
-def forget_resolutions(cache: Cache, recipes: Iterable[Recipe]) -> None:
-    """Fetch newer indexes for these releases, and forget which kernels they were asked for.
+def forget_resolutions(entries: Iterable[tuple[SourceContext, KernelEntry]]) -> None:
+    """Fetch newer indexes, and forget which kernels the entries were resolved to.
 
-    What is cached of the older kernels stays. Raises ``SourceError``; then nothing is
+    What is cached of the older kernels stays. Raises ``SourceError``; then nothing more is
     forgotten.
     """
-    for recipe in recipes:
-        ensure_apt_root(cache, recipe, update=True)
-        for path in (cache.root / "resolved").glob(f"{recipe.release}-*.json"):
-            path.unlink()
+    updated = set()
+    for context, entry in entries:
+        source = source_of(entry)
+        if (type(source), context.recipe) not in updated:
+            source.update(context, entry)
+            updated.add((type(source), context.recipe))
+        _resolution_path(context, entry).unlink(missing_ok=True)
 
 
-def ensure_resolution(cache: Cache, recipe: Recipe, entry: KernelEntry) -> ResolvedKernel:
+def ensure_resolution(context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
     """The exact kernel that ``entry`` stands for: what it was last time, or the newest now."""
-    if known := load_resolution(cache, recipe, entry):
+    if known := load_resolution(context, entry):
         return known
-    resolved = resolve_kernel(ensure_apt_root(cache, recipe), recipe, entry)
-    write_json(_resolution_path(cache, recipe, entry), asdict(resolved))
+    source = source_of(entry)
+    resolved = source.resolve(context, entry)
+    if source.floating:
+        write_json(_resolution_path(context, entry), resolved.model_dump())
     return resolved
 
 
-def _resolution_path(cache: Cache, recipe: Recipe, entry: KernelEntry) -> Path:
-    key = hash_of(recipe.release, recipe.also, recipe.flavour, entry.model_dump())
-    return cache.root / "resolved" / f"{recipe.release}-{entry.version}-{key}.json"
+def _resolution_path(context: SourceContext, entry: KernelEntry) -> Path:
+    recipe = context.recipe
+    key = hash_of(FORMAT, recipe.release, recipe.also, recipe.flavour, entry.model_dump())
+    return context.cache.root / "resolved" / f"{recipe.release}-{key}.json"
 
 
 def kernel_key(resolved: ResolvedKernel) -> str:
     """What the prepared kernel depends on, in a name."""
-    return f"{resolved.release}-{hash_of(FORMAT, [p.sha256 for p in resolved.packages])}"
+    hashes = [part.sha256 for part in resolved.parts]
+    return f"{resolved.release}-{hash_of(FORMAT, hashes, resolved.recipe)}"
 
 
-def ensure_kernel(cache: Cache, recipe: Recipe, resolved: ResolvedKernel) -> Kernel:
-    """The kernel ready to boot, fetched and unpacked if the cache has it not."""
+def ensure_kernel(context: SourceContext, entry: KernelEntry, resolved: ResolvedKernel) -> Kernel:
+    """The kernel ready to boot, fetched, or built, and unpacked if the cache has it not."""
 
     def make(folder: Path) -> None:
-        apt = ensure_apt_root(cache, recipe)
         tree = folder / "tree"
         tree.mkdir()
-        _unpack(apt, resolved, folder, tree)
+        source_of(entry).fill(context, entry, resolved, tree)
         assemble_kernel(tree, resolved.release, folder)
         shutil.rmtree(tree)
-        write_json(folder / "kernel.json", {"format": FORMAT, **asdict(resolved)})
+        about = {
+            "format": FORMAT,
+            "resolved": resolved.model_dump(),
+            "vmlinuz_sha256": sha256_of(folder / "vmlinuz"),
+            "config_sha256": sha256_of(folder / "config"),
+        }
+        write_json(folder / "kernel.json", about)
 
-    folder = cache.ensure("kernels", kernel_key(resolved), make)
+    folder = context.cache.ensure("kernels", kernel_key(resolved), make)
+    about = json.loads((folder / "kernel.json").read_text())
     modules = (folder / "boot-modules" / "order").read_text().split()
     return Kernel(
         key=folder.name,
@@ -117,17 +118,9 @@ def ensure_kernel(cache: Cache, recipe: Recipe, resolved: ResolvedKernel) -> Ker
         vmlinuz_path=folder / "vmlinuz",
         layer_path=folder / "layer.squashfs",
         boot_modules=tuple(folder / "boot-modules" / name for name in modules),
+        vmlinuz_sha256=about["vmlinuz_sha256"],
+        config_sha256=about["config_sha256"],
     )
-
-
-def _unpack(apt: AptRoot, resolved: ResolvedKernel, folder: Path, tree: Path) -> None:
-    """Fetch the packages and unpack them, without running anything of theirs."""
-    debs = folder / "packages"
-    debs.mkdir()
-    for path in apt.download(resolved.packages, debs):
-        _run("unpacking " + path.name, "dpkg-deb", "-x", str(path), str(tree))
-        path.unlink()
-    debs.rmdir()
 
 
 def assemble_kernel(tree: Path, release: str, folder: Path) -> None:
@@ -257,8 +250,3 @@ def _run(what: str, tool: str, *arguments: str) -> None:
     done = process.run(argv, deadline=Deadline.after(600, what))
     if done.status != 0:
         raise SourceError(f"{what} failed: {done.last_lines()}")
-
-
-def verify_kernel(kernel: Kernel) -> str:
-    """The SHA-256 of the kernel file, for the record of a run."""
-    return sha256_of(kernel.vmlinuz_path)

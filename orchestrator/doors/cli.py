@@ -13,6 +13,7 @@ from orchestrator import __version__
 from orchestrator.foundation.errors import EXIT_INTERRUPTED, EXIT_PASSED, LabError, UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.adapters.cache import Cache
     from orchestrator.plan.model import Lab
     from orchestrator.plan.plan import Plan
 
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--update", action="store_true", help="look for newer kernels than those last used"
     )
+    run.add_argument("--offline", action="store_true", help="use what is cached, and no network")
     run.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
     run.add_argument(
         "--results", type=Path, metavar="DIR", help="where runs are kept (lab-results)"
@@ -81,8 +83,38 @@ def build_parser() -> argparse.ArgumentParser:
 
     shell = commands.add_parser("shell", help="boot a guest with the modules built, and enter it")
     _add_lab_option(shell)
+    shell.add_argument("--offline", action="store_true", help="use what is cached, and no network")
     shell.add_argument("kernel", help="a kernel's name, or a version")
     shell.set_defaults(command=_shell)
+
+    kernels = commands.add_parser("kernels", help="show the lab's kernels: asked, found, cached")
+    _add_lab_option(kernels)
+    _add_kernels(kernels)
+    kernels.add_argument(
+        "--offered", action="store_true", help="show what the kernels' sources offer, too"
+    )
+    kernels.add_argument("--offline", action="store_true", help="use no network")
+    kernels.set_defaults(command=_kernels)
+
+    lock = commands.add_parser("lock", help="write lab.lock: exactly these kernels and images")
+    _add_lab_option(lock)
+    _add_kernels(lock)
+    lock.add_argument("--update", action="store_true", help="lock the newest there is now")
+    lock.add_argument(
+        "--check", action="store_true", help="write nothing; say what upstream has newer or lost"
+    )
+    lock.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many at a time")
+    lock.set_defaults(command=_lock)
+
+    export = commands.add_parser("export", help="put the locked kernels and images into a file")
+    _add_lab_option(export)
+    _add_kernels(export)
+    export.add_argument("file", type=Path, help="the file to write (tar)")
+    export.set_defaults(command=_export)
+
+    importing = commands.add_parser("import", help="take kernels and images from such a file")
+    importing.add_argument("file", type=Path, help="what `lab export` wrote")
+    importing.set_defaults(command=_import)
 
     doctor = commands.add_parser("doctor", help="say what this machine lacks, and what mends it")
     doctor.set_defaults(command=_doctor)
@@ -101,7 +133,7 @@ def _add_lab_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
+def _add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k",
         "--kernel",
@@ -110,6 +142,10 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         metavar="RANGE",
         help="a kernel's name, a group, an image, or versions such as '>=5.6'; repeatable",
     )
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    _add_kernels(parser)
     parser.add_argument(
         "-s",
         "--scenario",
@@ -121,6 +157,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def _load_lab(path: Path) -> Lab:
+    from orchestrator.adapters.sources import entry_types
     from orchestrator.plan.labfile import load_lab
 
     if path == Path("lab.yaml") and not path.exists():
@@ -128,53 +165,48 @@ def _load_lab(path: Path) -> Lab:
             "there is no lab.yaml in this folder",
             hint="go to the lab's folder, or name the file: --lab FILE",
         )
-    return load_lab(path)
+    return load_lab(path, entry_types())
 
 
-def _make_plan(lab: Lab, arguments: argparse.Namespace) -> Plan:
-    """The plan of what the arguments ask for, from what is known without the network."""
-    from orchestrator.adapters.cache import Cache, default_cache_dir
-    from orchestrator.adapters.kernels import forget_resolutions, load_resolution
-    from orchestrator.plan.plan import Known, resolve_plan, select_kernels, select_scenarios
-    from orchestrator.plan.recipes import load_recipe
-    from orchestrator.policy.capacity import default_jobs
+def _make_plan(
+    lab: Lab, cache: Cache, arguments: argparse.Namespace, *, every: bool = False
+) -> Plan:
+    """The plan of what the arguments ask for; ``every`` kernel where they name none."""
+    from orchestrator.doors.planning import make_plan
 
-    names = select_kernels(lab, arguments.kernel)
-    entries = {name: lab.file.kernels[name] for name in names}
-    images = dict.fromkeys(entry.image for entry in entries.values())
-    recipes = {image: load_recipe(lab, image) for image in images}
-    cache = Cache(default_cache_dir())
-    if getattr(arguments, "update", False) and not arguments.dry_run:
-        forget_resolutions(cache, recipes.values())
-    known = {
-        name: Known(found.release, found.version)
-        for name, entry in entries.items()
-        if (found := load_resolution(cache, recipes[entry.image], entry))
-    }
-    jobs = getattr(arguments, "jobs", None) or default_jobs(lab.file.guest, len(names))
-    return resolve_plan(
+    kernels = arguments.kernel or (list(lab.file.kernels) if every else [])
+    return make_plan(
         lab,
-        kernels=names,
-        scenarios=select_scenarios(lab, arguments.scenario),
-        recipes=recipes,
-        known=known,
-        jobs=jobs,
+        cache,
+        kernels=kernels,
+        scenarios=getattr(arguments, "scenario", []),
+        jobs=getattr(arguments, "jobs", None),
     )
 
 
+def _open_cache(arguments: argparse.Namespace) -> Cache:
+    from orchestrator.adapters.cache import Cache, default_cache_dir
+
+    return Cache(default_cache_dir(), offline=getattr(arguments, "offline", False))
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.planning import forget, require_unlocked
     from orchestrator.plan.plan import render_plan
 
     lab = _load_lab(arguments.lab)
-    plan = _make_plan(lab, arguments)
+    cache = _open_cache(arguments)
+    if arguments.update:
+        require_unlocked(lab)
+        forget(lab, cache, arguments.kernel)
+    plan = _make_plan(lab, cache, arguments)
     if arguments.dry_run:
         print(render_plan(plan), end="")
         return EXIT_PASSED
-    return _play(lab, plan, arguments)
+    return _play(plan, cache, arguments)
 
 
-def _play(lab: Lab, plan: Plan, arguments: argparse.Namespace) -> int:
-    from orchestrator.adapters.cache import Cache, default_cache_dir
+def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     from orchestrator.doors.doctor import require_host
     from orchestrator.doors.progress import open_progress
     from orchestrator.plan.outcome import judge_result
@@ -184,11 +216,12 @@ def _play(lab: Lab, plan: Plan, arguments: argparse.Namespace) -> int:
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
     require_host()
-    run_dir = create_run_dir(arguments.results or lab.path.parent / "lab-results", new_run_id())
+    results_dir = arguments.results or plan.lab.path.parent / "lab-results"
+    run_dir = create_run_dir(results_dir, new_run_id())
     with orderly_stop() as stop, open_progress(plan) as progress:
         run = Run(
             plan,
-            Cache(default_cache_dir()),
+            cache,
             run_dir,
             progress,
             keep=stop if arguments.keep else None,
@@ -204,7 +237,7 @@ def _play(lab: Lab, plan: Plan, arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     lab = _load_lab(arguments.lab)
-    plan = _make_plan(lab, arguments)
+    plan = _make_plan(lab, _open_cache(arguments), arguments)
     print("kernels:")
     for kernel in plan.kernels:
         groups = [name for name, members in lab.file.groups.items() if kernel.name in members]
@@ -226,11 +259,43 @@ def _shell(arguments: argparse.Namespace) -> int:
 
     lab = _load_lab(arguments.lab)
     arguments.kernel, arguments.scenario = [arguments.kernel], []
-    plan = _make_plan(lab, arguments)
+    cache = _open_cache(arguments)
+    plan = _make_plan(lab, cache, arguments)
     if len(plan.kernels) != 1:
         names = ", ".join(kernel.name for kernel in plan.kernels)
         raise UsageError(f"that is more than one kernel: {names}", hint="name one of them")
-    return enter(lab, plan.kernels[0])
+    return enter(lab, plan.kernels[0], cache)
+
+
+def _kernels(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.kernels import show
+
+    lab, cache = _load_lab(arguments.lab), _open_cache(arguments)
+    show(_make_plan(lab, cache, arguments, every=True), cache, offered=arguments.offered)
+    return EXIT_PASSED
+
+
+def _lock(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import locking
+
+    lab, cache = _load_lab(arguments.lab), _open_cache(arguments)
+    if arguments.check:
+        return locking.check(_make_plan(lab, cache, arguments, every=True), cache)
+    kernels = arguments.kernel or list(lab.file.kernels)
+    return locking.write(lab, cache, kernels, update=arguments.update, jobs=arguments.jobs)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import locking
+
+    lab, cache = _load_lab(arguments.lab), _open_cache(arguments)
+    return locking.export(_make_plan(lab, cache, arguments, every=True), cache, arguments.file)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import locking
+
+    return locking.bring(_open_cache(arguments), arguments.file)
 
 
 def _doctor(_: argparse.Namespace) -> int:

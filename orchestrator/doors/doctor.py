@@ -13,8 +13,8 @@ from typing import Literal
 
 from orchestrator import __version__
 from orchestrator.adapters.accelerator import KVM, cached_verdict, qemu_version, without_probing
+from orchestrator.adapters.apt import DEBIAN_KEYRING, HOST_KEYRINGS
 from orchestrator.adapters.cache import Cache, default_cache_dir
-from orchestrator.adapters.distribution import DEBIAN_KEYRING, HOST_KEYRINGS
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import EXIT_BROKEN, EXIT_PASSED, HostError
 from orchestrator.policy.capacity import available_mib

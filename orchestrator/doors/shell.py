@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.adapters.cache import Cache, default_cache_dir
+from orchestrator.adapters.cache import Cache
 from orchestrator.adapters.ssh import SshShell
 from orchestrator.doors.doctor import require_host
 from orchestrator.foundation.errors import EXIT_PASSED, UsageError
@@ -37,7 +37,7 @@ class _Channel(Protocol):
     def resize_pty(self, width: int = ..., height: int = ...) -> None: ...
 
 
-def enter(lab: Lab, plan: KernelPlan) -> int:
+def enter(lab: Lab, plan: KernelPlan, cache: Cache) -> int:
     """Boot a guest of this kernel, build the lab's modules in it, and give the user a shell.
 
     Blocks until the shell is left. Raises ``UsageError`` without a terminal.
@@ -45,7 +45,7 @@ def enter(lab: Lab, plan: KernelPlan) -> int:
     if not sys.stdin.isatty():
         raise UsageError("lab shell needs a terminal", hint="for scripts there is `lab run`")
     require_host()
-    ready = prepare(plan, Cache(default_cache_dir()), _say)
+    ready = prepare(lab, plan, cache, _say)
     with tempfile.TemporaryDirectory(prefix="lab-shell-") as folder:
         guest_plan = GuestPlan(
             kernel=plan.name,

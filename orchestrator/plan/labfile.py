@@ -37,6 +37,7 @@ from orchestrator.plan.model import (
     STEP_VERBS,
     BackgroundStep,
     EndStep,
+    KernelEntry,
     Lab,
     LabFile,
     LogStep,
@@ -47,6 +48,7 @@ from orchestrator.plan.model import (
     ScenarioFile,
     Step,
     did_you_mean,
+    lab_file_model,
 )
 from orchestrator.plan.version import VersionRange
 from orchestrator.plan.yamlsource import (
@@ -65,14 +67,16 @@ MAX_SCENARIO_FILES = 1000
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def load_lab(path: Path) -> Lab:
+def load_lab(path: Path, entries: tuple[type[KernelEntry], ...]) -> Lab:
     """The lab that ``path``, a ``lab.yaml``, describes, with every scenario in order.
+
+    ``entries`` are the kinds of kernels that it may name.
 
     Reads files and nothing else. Raises ``ConfigError`` for the first thing that is
     wrong, with its position; the hint says how many more there are in that file.
     """
     document = load_yaml(path)
-    file = validate_document(LabFile, document)
+    file = validate_document(lab_file_model(entries), document)
     root = Path(os.path.realpath(path.parent))
     problems = Problems(document)
     _check_groups(file, problems)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import functools
+import operator
 import re
 import signal
 import warnings
@@ -24,10 +26,11 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    create_model,
     model_validator,
 )
 
-from orchestrator.plan.version import VersionRange
+from orchestrator.plan.version import KernelVersion, VersionRange
 from orchestrator.plan.visible import clip, visible
 
 # Limits that keep a stranger's file from exhausting the host; far above honest use.
@@ -120,6 +123,7 @@ _ERRNO = r"^E[A-Z0-9]{1,14}$"
 _SIGNAL = r"^SIG[A-Z0-9]{1,9}$"
 _SERIES = r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$"
 _HEX = r"^[0-9a-fA-F \t\r\n]*$"
+_SHA256 = r"^[0-9a-f]{64}$"
 
 PATTERN_WORDS: Mapping[str, str] = {
     _NAME: "a name: up to 80 letters, digits and '.', '_', '+', '-', the first a letter or digit",
@@ -133,6 +137,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     _SIGNAL: "a signal's name, such as 'SIGTERM'",
     _SERIES: "a version: numbers with points between, such as '6.1'",
     _HEX: "hexadecimal digits and blanks",
+    _SHA256: "a SHA-256: 64 hexadecimal digits",
 }
 """Every pattern of the language, as what it allows in words: for error messages."""
 
@@ -154,6 +159,8 @@ GuestPath = Annotated[str, Field(pattern=_GUEST_PATH, max_length=1024), _WRITTEN
 LabPath = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 """A path relative to ``lab.yaml``; that it stays below is ``labfile``'s to check."""
 Series = Annotated[str, Field(pattern=_SERIES), _WRITTEN]
+Line = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
+Sha256 = Annotated[str, Field(pattern=_SHA256), _WRITTEN]
 Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
 KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -627,19 +634,26 @@ class ScenarioFile(Value):
 
 
 class KernelEntry(Value):
-    """A kernel of the lab: which version, and in which userland it runs and builds."""
+    """A kernel of the lab: where it comes from, and in which userland it runs and builds.
 
+    Each source of kernels (``adapters/sources``) has its own class below this one; ``key``
+    is what tells them apart in the file.
+    """
+
+    key: ClassVar[str] = ""
     image: Name = Field(description="the recipe in `images/` that gives its userland")
-    version: Series = Field(
-        description="the newest kernel of this series that the image's release offers",
+    optional: bool = Field(
+        default=False,
+        description="where the kernel cannot be had, skip it with the reason, instead of failing",
     )
-    flavour: Name | None = Field(
-        default=None,
-        description="as in the package's name (`amd64`, `generic`); the recipe's if absent",
-    )
-    package: Name | None = Field(
-        default=None, description="exactly this image package, where the newest will not do"
-    )
+
+    def version_hint(self) -> KernelVersion | None:
+        """What stands for its version until it is resolved; None where nothing can."""
+        raise NotImplementedError
+
+    def words(self, release: str) -> str:
+        """What it asks for, in a few words; ``release`` is that of its image."""
+        raise NotImplementedError
 
 
 class GuestSettings(Value):
@@ -682,6 +696,32 @@ class LabFile(Value):
     )
     guest: GuestSettings = GuestSettings()
     timeouts: Timeouts = Timeouts()
+
+
+@functools.cache
+def lab_file_model(entries: tuple[type[KernelEntry], ...]) -> type[LabFile]:
+    """``LabFile`` for these kinds of kernels; the first is meant where an entry's key is absent."""
+    keys = {entry.key: entry for entry in entries}
+
+    def kind(raw: Any) -> str:
+        if isinstance(raw, KernelEntry):
+            return raw.key
+        given = raw if isinstance(raw, Mapping) else {}
+        return next((key for key in keys if key in given), entries[0].key)
+
+    arms: list[Any] = [Annotated[entry, Tag(key)] for key, entry in keys.items()]
+    union: Any = functools.reduce(operator.or_, arms)
+    kernel: Any = Annotated[union, Discriminator(kind)] if len(arms) > 1 else entries[0]
+    kernels = LabFile.model_fields["kernels"]
+    return create_model(
+        "LabFile",
+        __base__=LabFile,
+        __doc__=LabFile.__doc__,
+        kernels=(
+            Mapping[Name, kernel],
+            Field(min_length=1, description=kernels.description),
+        ),
+    )
 
 
 # --- what labfile makes of them ------------------------------------------------------------

@@ -84,6 +84,7 @@ class KernelIdentity:
     version: str
     source: str
     packages: tuple[str, ...] = ()
+    kernel_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.foundation.errors import UsageError
+from orchestrator.plan.kernel import ResolvedKernel
+from orchestrator.plan.lock import Lock, Pinned, find_pinned
 from orchestrator.plan.model import KernelEntry, Lab, NamedScenario
 from orchestrator.plan.recipe import Recipe
 from orchestrator.plan.version import KernelVersion, VersionRange
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a kernel was resolved to, where it was."""
-
-    release: str
-    version: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,11 @@ class KernelPlan:
     name: str
     entry: KernelEntry
     recipe: Recipe
-    known: Known | None
+    known: ResolvedKernel | None
+    """What the entry was resolved to, where it was; exactly that is then played."""
     cells: tuple[Cell, ...]
+    pinned: Pinned | None = None
+    """What ``lab.lock`` demands of it, where there is one."""
 
     @property
     def modules_wanted(self) -> bool:
@@ -58,22 +55,28 @@ class Plan:
         return sum(not cell.skip for kernel in self.kernels for cell in kernel.cells)
 
 
-def select_kernels(lab: Lab, wanted: Sequence[str]) -> tuple[str, ...]:
+LATEST = "latest"
+
+
+def select_kernels(
+    lab: Lab, wanted: Sequence[str], known: Mapping[str, ResolvedKernel]
+) -> tuple[str, ...]:
     """The kernels that a command line names, in the lab's order.
 
-    Each of ``wanted`` is a kernel's name, a group, an image, or a range of versions; with
-    none, the group ``quick``, or all kernels where there is no such group. Raises
-    ``UsageError`` for a word that names none.
+    Each of ``wanted`` is a kernel's name, a group, an image, what ``uname -r`` says,
+    ``latest``, or a range of versions; with none, the group ``quick``, or all kernels where
+    there is no such group. A kernel that is not in ``known`` is judged by what its entry
+    says of its version. Raises ``UsageError`` for a word that names none.
     """
     entries = lab.file.kernels
     if not wanted:
         names: Sequence[str] = lab.file.groups.get("quick", tuple(entries))
         return tuple(name for name in entries if name in names)
-    chosen = {name for word in wanted for name in _matching(lab, word)}
+    chosen = {name for word in wanted for name in _matching(lab, word, known)}
     return tuple(name for name in entries if name in chosen)
 
 
-def _matching(lab: Lab, word: str) -> set[str]:
+def _matching(lab: Lab, word: str, known: Mapping[str, ResolvedKernel]) -> set[str]:
     entries = lab.file.kernels
     if word in entries:
         return {word}
@@ -81,23 +84,27 @@ def _matching(lab: Lab, word: str) -> set[str]:
         return set(lab.file.groups[word])
     if found := {name for name, entry in entries.items() if entry.image == word}:
         return found
+    if found := {name for name, kernel in known.items() if kernel.release == word}:
+        return found
+    versions = {
+        name: version
+        for name, entry in entries.items()
+        if (version := _version_of(entry, known.get(name)))
+    }
+    if word == LATEST and versions:
+        return {max(versions, key=lambda name: versions[name])}
     try:
-        versions = VersionRange.parse(word)
+        wanted = VersionRange.parse(word)
     except ValueError as error:
         raise UsageError(f"--kernel {word}: {error}", hint=_kernel_words(lab)) from None
-    found = {
-        name
-        for name, entry in entries.items()
-        if versions.contains(_first_of_series(entry.version))
-    }
+    found = {name for name, version in versions.items() if wanted.contains(version)}
     if not found:
         raise UsageError(f"--kernel {word}: no kernel of this lab is that", hint=_kernel_words(lab))
     return found
 
 
-def _first_of_series(series: str) -> KernelVersion:
-    """What stands for a series until its newest kernel is known: ``7`` is 7.0, ``6.1`` is 6.1."""
-    return KernelVersion.parse(series if "." in series else f"{series}.0")
+def _version_of(entry: KernelEntry, known: ResolvedKernel | None) -> KernelVersion | None:
+    return KernelVersion.parse(known.version) if known else entry.version_hint()
 
 
 def _kernel_words(lab: Lab) -> str:
@@ -134,33 +141,36 @@ def resolve_plan(
     kernels: Sequence[str],
     scenarios: Sequence[NamedScenario],
     recipes: Mapping[str, Recipe],
-    known: Mapping[str, Known],
+    known: Mapping[str, ResolvedKernel],
     jobs: int,
+    lock: Lock | None = None,
 ) -> Plan:
     """The plan of a run over these kernels and scenarios.
 
-    Where a kernel is not resolved yet, its series stands for its version.
+    Where a kernel is not resolved yet, its series stands for its version. With a lock, what
+    it holds is what will be played. Raises ``ConfigError`` where it does not fit the lab.
     """
     cells = tuple(Cell(scenario) for scenario in scenarios)
     plans = []
     for name in kernels:
         entry = lab.file.kernels[name]
-        plan = KernelPlan(name, entry, recipes[entry.image], None, cells)
-        plans.append(with_known(plan, known.get(name)))
+        pinned = find_pinned(lab, lock, name) if lock else None
+        plan = KernelPlan(name, entry, recipes[entry.image], None, cells, pinned)
+        plans.append(with_known(plan, pinned.kernel.kernel if pinned else known.get(name)))
     return Plan(lab, tuple(plans), jobs)
 
 
-def with_known(plan: KernelPlan, known: Known | None) -> KernelPlan:
+def with_known(plan: KernelPlan, known: ResolvedKernel | None) -> KernelPlan:
     """The plan once its kernel is resolved: which scenarios are for exactly this version."""
-    version = KernelVersion.parse(known.version) if known else _first_of_series(plan.entry.version)
+    version = _version_of(plan.entry, known)
     cells = tuple(
         Cell(cell.scenario, _reason_to_skip(cell.scenario, version)) for cell in plan.cells
     )
     return replace(plan, known=known, cells=cells)
 
 
-def _reason_to_skip(scenario: NamedScenario, version: KernelVersion) -> str:
-    if scenario.kernels.contains(version):
+def _reason_to_skip(scenario: NamedScenario, version: KernelVersion | None) -> str:
+    if version is None or scenario.kernels.contains(version):
         return ""
     return f"it is for kernels {scenario.kernels}, this is {version}"
 
@@ -181,7 +191,7 @@ def _render_kernel(kernel: KernelPlan) -> list[str]:
     what = (
         f"{kernel.known.release} (version {kernel.known.version})"
         if kernel.known
-        else f"the newest {kernel.entry.version} of {kernel.recipe.release}, not looked up yet"
+        else f"{kernel.entry.words(kernel.recipe.release)}, not looked up yet"
     )
     lines = [f"kernel {kernel.name}: {what}, in {kernel.entry.image}"]
     for cell in kernel.cells:

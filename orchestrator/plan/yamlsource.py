@@ -118,6 +118,12 @@ def parse_yaml(data: bytes, path: Path) -> Document:
         ) from None
 
 
+def render_yaml(value: Mapping[str, Any]) -> str:
+    """Plain values as a document that ``parse_yaml`` reads back, keys in the order given."""
+    text: str = yaml.safe_dump(dict(value), sort_keys=False, width=1 << 12, allow_unicode=True)
+    return text
+
+
 def _events(loader: yaml.SafeLoader) -> Iterator[yaml.Event]:
     while loader.check_event():
         yield loader.get_event()  # type: ignore[no-untyped-call]

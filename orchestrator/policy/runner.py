@@ -53,6 +53,26 @@ def orderly_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def stopping_when(stop: threading.Event) -> Iterator[None]:
+    """End every wait of every thread once ``stop`` is set, for as long as the context is open."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            if stop.is_set():
+                process.stop_all()
+                return
+
+    watcher = threading.Thread(target=watch, name="stop", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
 def create_run_dir(base: Path, run_id: str) -> RunDir:
     """The run's folder, with ``latest`` beside it pointing there. Raises ``HostError``."""
     root = base / run_id

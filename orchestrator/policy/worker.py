@@ -14,13 +14,15 @@ from orchestrator.adapters.initramfs import ensure_initramfs
 from orchestrator.adapters.kbuild import BuiltModule, GuestBuilder, check_release
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles
+from orchestrator.adapters.sources import SourceContext
 from orchestrator.foundation import process
-from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError
+from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.klog import find_findings
+from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
 from orchestrator.plan.paths import RunDir, guest_dir
-from orchestrator.plan.plan import Cell, KernelPlan, Known, with_known
+from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.qemu import GuestSpec
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.guest import Guest, GuestPlan, Place
@@ -42,16 +44,61 @@ class Ready:
     verdict: Verdict
 
 
-def prepare(plan: KernelPlan, cache: Cache, listener: Listener) -> Ready:
-    """Everything that a guest of this kernel boots from, fetched and made where it is not cached.
+def source_context(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> SourceContext:
+    """What this kernel's source may use."""
+    return SourceContext(
+        cache,
+        plan.recipe,
+        lab.path.parent,
+        say=lambda what: listener(Doing(plan.name, what)),
+    )
 
-    Raises ``SourceError`` or ``HostError``.
+
+def resolve(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> KernelPlan:
+    """The plan with its kernel known: as planned, or looked up now. Raises ``SourceError``."""
+    if plan.known is not None:
+        return plan
+    listener(Doing(plan.name, "looking the kernel up"))
+    context = source_context(lab, plan, cache, listener)
+    return with_known(plan, ensure_resolution(context, plan.entry))
+
+
+def fetch(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> tuple[Kernel, Image]:
+    """Kernel and userland, fetched, or built, where they are not cached.
+
+    With a lock, they are what it says. Raises ``SourceError`` or ``HostError``.
     """
-    resolved = ensure_resolution(cache, plan.recipe, plan.entry)
+    plan = resolve(lab, plan, cache, listener)
+    assert plan.known is not None, "resolve gives one"
+    context = source_context(lab, plan, cache, listener)
     listener(Doing(plan.name, f"getting the userland of {plan.recipe.release}"))
-    image = ensure_image(cache, plan.recipe, guest_dir() / "sysio.c")
-    listener(Doing(plan.name, f"getting kernel {resolved.release}"))
-    kernel = ensure_kernel(cache, plan.recipe, resolved)
+    packages = plan.pinned.image.packages if plan.pinned else None
+    image = ensure_image(cache, plan.recipe, guest_dir() / "sysio.c", packages)
+    listener(Doing(plan.name, f"getting kernel {plan.known.release}"))
+    kernel = ensure_kernel(context, plan.entry, plan.known)
+    if plan.pinned:
+        _compare(plan.pinned, kernel)
+    return kernel, image
+
+
+def _compare(pinned: Pinned, kernel: Kernel) -> None:
+    """Raise ``SourceError`` where the kernel at hand is not the locked one."""
+    pairs = (
+        ("kernel file", pinned.kernel.vmlinuz, kernel.vmlinuz_sha256),
+        ("configuration", pinned.kernel.config, kernel.config_sha256),
+    )
+    for what, locked, found in pairs:
+        if locked != found:
+            raise SourceError(
+                f"the {what} of {kernel.release} is not the locked one: "
+                f"SHA-256 {found}, locked {locked}",
+                hint="`lab lock` says what is meant now",
+            )
+
+
+def prepare(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> Ready:
+    """Everything that a guest of this kernel boots from. Raises ``SourceError``, ``HostError``."""
+    kernel, image = fetch(lab, plan, cache, listener)
     initramfs = ensure_initramfs(cache, kernel, image, guest_dir())
     files = BootFiles(kernel.vmlinuz_path, initramfs, image.squashfs_path, kernel.layer_path)
     listener(Doing(plan.name, "looking for a usable accelerator"))
@@ -123,6 +170,11 @@ class Worker:
             self._skip_and_play()
         except RunInterruptedError:
             self._give_up(Outcome.SKIPPED, INTERRUPTED)
+        except SourceError as failure:
+            if not self._plan.entry.optional or process.stopping():
+                error = failure.message
+            else:
+                self._give_up(Outcome.SKIPPED, f"the kernel cannot be had: {failure.message}")
         except LabError as failure:
             error = failure.message
         except OSError as failure:
@@ -145,16 +197,14 @@ class Worker:
         return result
 
     def _skip_and_play(self) -> None:
-        self._listener(Doing(self._plan.name, "looking the kernel up"))
-        resolved = ensure_resolution(self._cache, self._plan.recipe, self._plan.entry)
-        self._plan = with_known(self._plan, Known(resolved.release, resolved.version))
+        self._plan = resolve(self._lab, self._plan, self._cache, self._listener)
         for cell in self._plan.cells:
             if cell.skip:
                 self._done(self._plain(cell, Outcome.SKIPPED, cell.skip))
         todo = [cell for cell in self._plan.cells if not cell.skip]
         if not todo:
             return
-        ready = prepare(self._plan, self._cache, self._listener)
+        ready = prepare(self._lab, self._plan, self._cache, self._listener)
         self.verdict = ready.verdict
         self._identity = self._identify(ready)
         self._play(ready, todo)
@@ -165,8 +215,9 @@ class Worker:
             name=self._plan.name,
             release=resolved.release,
             version=resolved.version,
-            source=f"{self._plan.recipe.distribution} {self._plan.recipe.release}",
-            packages=tuple(package.label for package in resolved.packages),
+            source=resolved.origin,
+            packages=tuple(part.label for part in resolved.parts),
+            kernel_sha256=ready.kernel.vmlinuz_sha256,
         )
 
     # --- guests ----------------------------------------------------------------------------

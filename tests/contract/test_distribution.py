@@ -14,15 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.adapters import distribution
+from orchestrator.adapters import apt as apt_module
+from orchestrator.adapters.apt import AptRoot, ensure_apt_root, ensure_keyring
 from orchestrator.adapters.cache import Cache
-from orchestrator.adapters.distribution import (
-    AptRoot,
-    Package,
-    ensure_apt_root,
-    ensure_keyring,
-    resolve_kernel,
-)
 from orchestrator.adapters.kernels import (
     BOOT_MODULES,
     _resolution_path,
@@ -31,9 +25,11 @@ from orchestrator.adapters.kernels import (
     forget_resolutions,
     load_resolution,
 )
+from orchestrator.adapters.sources import SourceContext
+from orchestrator.adapters.sources.distribution import DistributionEntry, _part, resolve_kernel
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError, RunInterruptedError, SourceError
-from orchestrator.plan.model import KernelEntry
+from orchestrator.plan.kernel import Part
 from orchestrator.plan.recipe import Keyring, Recipe
 from tests.contract.mirror import Archive, Deb, Fault, Mirror, serve
 from tests.contract.openpgp import SigningKey
@@ -45,7 +41,7 @@ pytestmark = [
 
 KEY = SigningKey("Archive <archive@example.org>")
 STRANGER = SigningKey("Stranger <stranger@example.org>")
-SERIES_6_1 = KernelEntry(image="testy", version="6.1")
+SERIES_6_1 = DistributionEntry(image="testy", version="6.1")
 
 
 def recipe_of(release: str, flavour: str, *also: str) -> Recipe:
@@ -80,7 +76,7 @@ def make_apt_root(folder: Path, url: str, *suites: str) -> AptRoot:
     lines = (f"deb [arch=amd64] {url} {suite} main\n" for suite in suites)
     (folder / "etc/apt/sources.list").write_text("".join(lines))
     (folder / "keyring.gpg").write_bytes(KEY.keyring)
-    return AptRoot(folder, folder / "keyring.gpg")
+    return AptRoot(Cache(folder / "cache"), folder, folder / "keyring.gpg")
 
 
 # --- which kernel ----------------------------------------------------------------------------
@@ -218,7 +214,7 @@ def apt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AptRoot]:
 Roots = dict[str, AptRoot]
 
 
-def names(packages: tuple[Package, ...]) -> list[str]:
+def names(packages: tuple[Part, ...]) -> list[str]:
     return [package.name for package in packages]
 
 
@@ -227,13 +223,13 @@ def test_debians_newest_kernel_with_all_its_headers_is_taken(apt: Roots) -> None
     assert found.release == "6.1.0-10-amd64"
     assert found.version == "6.1.38"
     assert found.compiler == "gcc-12"
-    assert names(found.packages) == [
+    assert names(found.parts) == [
         "linux-headers-6.1.0-10-amd64",
         "linux-headers-6.1.0-10-common",
         "linux-image-6.1.0-10-amd64",
         "linux-kbuild-6.1",
     ]
-    assert {len(package.sha256) for package in found.packages} == {64}
+    assert {len(package.sha256) for package in found.parts} == {64}
 
 
 @pytest.mark.parametrize(
@@ -241,29 +237,29 @@ def test_debians_newest_kernel_with_all_its_headers_is_taken(apt: Roots) -> None
     [("rt-amd64", "6.1.99-rt-amd64"), ("cloud-amd64", "6.1.99-cloud-amd64")],
 )
 def test_a_flavour_is_not_another_that_ends_like_it(apt: Roots, flavour: str, release: str) -> None:
-    entry = KernelEntry(image="testy", version="6.1", flavour=flavour)
+    entry = DistributionEntry(image="testy", version="6.1", flavour=flavour)
     found = resolve_kernel(apt["debian"], recipe_of("debian", "amd64"), entry)
     assert found.release == release
 
 
 def test_an_exact_package_is_taken_where_it_is_asked_for(apt: Roots) -> None:
-    entry = KernelEntry(image="testy", version="6.1", package="linux-image-6.1.0-9-amd64")
+    entry = DistributionEntry(image="testy", version="6.1", package="linux-image-6.1.0-9-amd64")
     found = resolve_kernel(apt["debian"], recipe_of("debian", "amd64"), entry)
     assert (found.release, found.version) == ("6.1.0-9-amd64", "6.1.27")
 
 
 def test_a_kernel_that_nobody_has_signed_is_a_kernel(apt: Roots) -> None:
-    entry = KernelEntry(image="testy", version="6.5")
+    entry = DistributionEntry(image="testy", version="6.5")
     found = resolve_kernel(apt["debian"], recipe_of("debian", "amd64"), entry)
-    assert "linux-image-6.5.0-1-amd64-unsigned" in names(found.packages)
+    assert "linux-image-6.5.0-1-amd64-unsigned" in names(found.parts)
 
 
 def test_ubuntus_unsigned_image_is_taken_with_its_modules(apt: Roots) -> None:
-    entry = KernelEntry(image="testy", version="5.4")
+    entry = DistributionEntry(image="testy", version="5.4")
     found = resolve_kernel(apt["ubuntu"], recipe_of("ubuntu", "generic"), entry)
     assert found.release == "5.4.0-10-generic"
     assert found.compiler == ""
-    assert names(found.packages) == [
+    assert names(found.parts) == [
         "linux-headers-5.4.0-10",
         "linux-headers-5.4.0-10-generic",
         "linux-image-unsigned-5.4.0-10-generic",
@@ -273,15 +269,15 @@ def test_ubuntus_unsigned_image_is_taken_with_its_modules(apt: Roots) -> None:
 
 def test_ubuntus_package_with_unsigned_in_its_name_can_be_asked_for(apt: Roots) -> None:
     package = "linux-image-unsigned-5.4.0-9-generic"
-    entry = KernelEntry(image="testy", version="5.4", package=package)
+    entry = DistributionEntry(image="testy", version="5.4", package=package)
     found = resolve_kernel(apt["ubuntu"], recipe_of("ubuntu", "generic"), entry)
     assert found.release == "5.4.0-9-generic"
 
 
 def test_a_signed_image_is_taken_where_there_is_no_other(apt: Roots) -> None:
-    entry = KernelEntry(image="testy", version="5.15")
+    entry = DistributionEntry(image="testy", version="5.15")
     found = resolve_kernel(apt["ubuntu"], recipe_of("ubuntu", "generic"), entry)
-    assert names(found.packages) == [
+    assert names(found.parts) == [
         "linux-headers-5.15.0-139-generic",
         "linux-hwe-5.15-headers-5.15.0-139",
         "linux-image-5.15.0-139-generic",
@@ -290,11 +286,11 @@ def test_a_signed_image_is_taken_where_there_is_no_other(apt: Roots) -> None:
 
 
 def test_a_kernel_in_many_packages_is_taken_whole(apt: Roots) -> None:
-    entry = KernelEntry(image="testy", version="7")
+    entry = DistributionEntry(image="testy", version="7")
     found = resolve_kernel(apt["seven"], recipe_of("seven", "amd64"), entry)
     assert (found.release, found.version) == ("7.3.4+deb13-amd64", "7.3.4")
     assert found.compiler == "gcc-14"
-    assert names(found.packages) == [
+    assert names(found.parts) == [
         "linux-base-7.3.4+deb13-amd64",
         "linux-binary-7.3.4+deb13-amd64",
         "linux-headers-7.3.4+deb13-amd64",
@@ -308,17 +304,20 @@ def test_a_kernel_in_many_packages_is_taken_whole(apt: Roots) -> None:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        (KernelEntry(image="x", version="4.19"), "debian offers no amd64 kernel 4.19"),
-        (KernelEntry(image="x", version="6.1.1"), "no amd64 kernel 6.1.1"),
-        (KernelEntry(image="x", version="6.1", package="linux-image-1"), "kernel linux-image-1"),
+        (DistributionEntry(image="x", version="4.19"), "debian offers no amd64 kernel 4.19"),
+        (DistributionEntry(image="x", version="6.1.1"), "no amd64 kernel 6.1.1"),
         (
-            KernelEntry(image="x", version="6.1", package="linux-image-6.1.0-12-amd64"),
+            DistributionEntry(image="x", version="6.1", package="linux-image-1"),
+            "kernel linux-image-1",
+        ),
+        (
+            DistributionEntry(image="x", version="6.1", package="linux-image-6.1.0-12-amd64"),
             "that has its headers",
         ),
     ],
 )
 def test_a_kernel_that_is_not_offered_is_told_with_those_that_are(
-    apt: Roots, entry: KernelEntry, said: str
+    apt: Roots, entry: DistributionEntry, said: str
 ) -> None:
     with pytest.raises(SourceError, match=said) as caught:
         resolve_kernel(apt["debian"], recipe_of("debian", "amd64"), entry)
@@ -360,8 +359,9 @@ def root(open_dir: Path, mirror: Mirror) -> AptRoot:
     return make_apt_root(open_dir / "apt", mirror.url, "testy")
 
 
-def all_packages(root: AptRoot) -> tuple[Package, ...]:
-    return tuple(root.show((KERNEL.name, HEADERS.name)).values())
+def all_packages(root: AptRoot) -> tuple[Part, ...]:
+    shown = root.show((KERNEL.name, HEADERS.name)).values()
+    return tuple(_part(package) for package in shown)
 
 
 def test_packages_are_fetched_and_are_what_was_signed(root: AptRoot, tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_a_package_is_checked_against_what_was_resolved(root: AptRoot, tmp_path:
     """The index may have changed since: then even a well signed package is not the one."""
     root.update()
     package = all_packages(root)[0]
-    other = Package(package.name, package.version, "0" * 64, package.size)
+    other = package.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(SourceError, match="not what the index signed"):
         root.download((other,), tmp_path)
 
@@ -405,7 +405,7 @@ def test_a_package_is_checked_against_what_was_resolved(root: AptRoot, tmp_path:
 def test_a_version_that_is_not_offered_any_more_is_told(root: AptRoot, tmp_path: Path) -> None:
     root.update()
     with pytest.raises(SourceError, match=r"Version '2' for 'linux-image-6.1.0-9-amd64'"):
-        root.download((Package(KERNEL.name, "2", "0" * 64, 1),), tmp_path)
+        root.download((Part(name=KERNEL.name, version="2", sha256="0" * 64, size=1),), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -508,7 +508,7 @@ def bench(open_dir: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.Mo
     keyrings = open_dir / "keyrings"
     keyrings.mkdir()
     (keyrings / "test-keyring.gpg").write_bytes(KEY.keyring)
-    monkeypatch.setattr(distribution, "HOST_KEYRINGS", keyrings)
+    monkeypatch.setattr(apt_module, "HOST_KEYRINGS", keyrings)
     return Cache(tmp_path / "cache")
 
 
@@ -519,6 +519,10 @@ NEW = [
     *debian_kernel("6.1.0-10-amd64", "6.1", "6.1.38-1"),
     Deb("linux-headers-6.1.0-10-common", "6.1.38-1"),
 ]
+
+
+def context(cache: Cache) -> SourceContext:
+    return SourceContext(cache, RECIPE, cache.root)
 
 
 def no_half_entries(cache: Cache) -> bool:
@@ -542,25 +546,25 @@ def test_the_private_apt_knows_the_release_and_its_further_suites(
 def test_newer_kernels_are_seen_when_they_are_asked_for(bench: Cache, mirror: Mirror) -> None:
     mirror.archive.publish("testy", [*OLD, *COMMON])
     mirror.archive.publish("testy-backports", [])
-    assert load_resolution(bench, RECIPE, SERIES_6_1) is None
-    first = ensure_resolution(bench, RECIPE, SERIES_6_1)
+    assert load_resolution(context(bench), SERIES_6_1) is None
+    first = ensure_resolution(context(bench), SERIES_6_1)
     assert first.release == "6.1.0-9-amd64"
 
     mirror.archive.publish("testy", [*OLD, *COMMON, *NEW])
-    assert ensure_resolution(bench, RECIPE, SERIES_6_1) == first
-    assert load_resolution(bench, RECIPE, SERIES_6_1) == first
-    forget_resolutions(bench, [RECIPE])
-    assert ensure_resolution(bench, RECIPE, SERIES_6_1).release == "6.1.0-10-amd64"
+    assert ensure_resolution(context(bench), SERIES_6_1) == first
+    assert load_resolution(context(bench), SERIES_6_1) == first
+    forget_resolutions([(context(bench), SERIES_6_1)])
+    assert ensure_resolution(context(bench), SERIES_6_1).release == "6.1.0-10-amd64"
 
 
 def test_a_mirror_out_of_reach_forgets_nothing(bench: Cache, mirror: Mirror) -> None:
     mirror.archive.publish("testy", [*OLD, *COMMON])
     mirror.archive.publish("testy-backports", [])
-    first = ensure_resolution(bench, RECIPE, SERIES_6_1)
+    first = ensure_resolution(context(bench), SERIES_6_1)
     mirror.faults[""] = "gone"
     with pytest.raises(SourceError, match="testy"):
-        forget_resolutions(bench, [RECIPE])
-    assert load_resolution(bench, RECIPE, SERIES_6_1) == first
+        forget_resolutions([(context(bench), SERIES_6_1)])
+    assert load_resolution(context(bench), SERIES_6_1) == first
     assert resolve_kernel(ensure_apt_root(bench, RECIPE), RECIPE, SERIES_6_1) == first
     assert no_half_entries(bench)
 
@@ -570,9 +574,9 @@ def test_a_damaged_resolution_is_asked_for_again(bench: Cache, mirror: Mirror, d
     (bench.root / "resolved").mkdir(parents=True)
     mirror.faults[""] = "gone"
     with pytest.raises(SourceError):
-        ensure_resolution(bench, RECIPE, SERIES_6_1)
-    _resolution_path(bench, RECIPE, SERIES_6_1).write_text(damage)
-    assert load_resolution(bench, RECIPE, SERIES_6_1) is None
+        ensure_resolution(context(bench), SERIES_6_1)
+    _resolution_path(context(bench), SERIES_6_1).write_text(damage)
+    assert load_resolution(context(bench), SERIES_6_1) is None
 
 
 @pytest.mark.parametrize(
@@ -597,7 +601,7 @@ def test_an_apt_that_cannot_be_made_leaves_nothing_in_the_cache(
 
 
 def test_a_key_that_is_not_the_archives_verifies_nothing(bench: Cache) -> None:
-    (distribution.HOST_KEYRINGS / "test-keyring.gpg").write_bytes(STRANGER.keyring)
+    (apt_module.HOST_KEYRINGS / "test-keyring.gpg").write_bytes(STRANGER.keyring)
     with pytest.raises(SourceError, match=r"NO_PUBKEY|not signed"):
         ensure_apt_root(bench, RECIPE)
 
@@ -629,15 +633,15 @@ BOOTABLE = [
 def test_a_kernel_goes_all_the_way_into_the_cache(bench: Cache, mirror: Mirror) -> None:
     mirror.archive.publish("testy", BOOTABLE)
     mirror.archive.publish("testy-backports", [])
-    resolved = ensure_resolution(bench, RECIPE, SERIES_6_1)
-    kernel = ensure_kernel(bench, RECIPE, resolved)
+    resolved = ensure_resolution(context(bench), SERIES_6_1)
+    kernel = ensure_kernel(context(bench), SERIES_6_1, resolved)
     assert kernel.release == RELEASE
     assert kernel.vmlinuz_path.read_text() == "the kernel"
     assert sorted(path.name for path in kernel.vmlinuz_path.parent.iterdir()) == [
         *("boot-modules", "config", "kernel.json", "layer.squashfs", "vmlinuz")
     ]
     mirror.faults[""] = "gone"
-    assert ensure_kernel(bench, RECIPE, resolved) == kernel
+    assert ensure_kernel(context(bench), SERIES_6_1, resolved) == kernel
 
 
 @pytest.mark.parametrize("fault", ["lie", "gone"])
@@ -646,10 +650,10 @@ def test_a_kernel_with_a_spoilt_package_leaves_nothing_in_the_cache(
 ) -> None:
     mirror.archive.publish("testy", BOOTABLE)
     mirror.archive.publish("testy-backports", [])
-    resolved = ensure_resolution(bench, RECIPE, SERIES_6_1)
+    resolved = ensure_resolution(context(bench), SERIES_6_1)
     mirror.faults[f"linux-image-{RELEASE}_6.1.27-1_amd64.deb"] = fault
     with pytest.raises(SourceError, match=f"cannot fetch linux-image-{RELEASE}=6.1.27-1"):
-        ensure_kernel(bench, RECIPE, resolved)
+        ensure_kernel(context(bench), SERIES_6_1, resolved)
     assert list((bench.root / "kernels").iterdir()) == []
 
 
@@ -658,14 +662,14 @@ def test_a_kernel_with_a_spoilt_package_leaves_nothing_in_the_cache(
 
 def test_the_hosts_own_keyring_is_taken_where_it_is(bench: Cache) -> None:
     path = ensure_keyring(bench, RECIPE.keyring)
-    assert path == distribution.HOST_KEYRINGS / "test-keyring.gpg"
+    assert path == apt_module.HOST_KEYRINGS / "test-keyring.gpg"
     assert not bench.root.exists()
 
 
 def test_without_debians_keyring_nothing_can_be_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distribution, "HOST_KEYRINGS", tmp_path)
+    monkeypatch.setattr(apt_module, "HOST_KEYRINGS", tmp_path)
     keyring = Keyring(file="debian-archive-keyring.gpg", package="x", release="trixie")
     with pytest.raises(HostError, match="is missing") as caught:
         ensure_keyring(Cache(tmp_path), keyring)
@@ -695,7 +699,7 @@ def test_a_package_without_the_keyring_is_told(
 ) -> None:
     with packed(tmp_path, member) as tools:
         monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-        monkeypatch.setattr(distribution, "HOST_KEYRINGS", tmp_path / "none")
+        monkeypatch.setattr(apt_module, "HOST_KEYRINGS", tmp_path / "none")
         with pytest.raises(SourceError, match=r"test-keyring has no test-keyring\.gpg"):
             ensure_keyring(Cache(tmp_path / "cache"), RECIPE.keyring)
     assert list((tmp_path / "cache/keyrings").iterdir()) == []
@@ -704,7 +708,7 @@ def test_a_package_without_the_keyring_is_told(
 def test_a_keyring_from_a_package_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with packed(tmp_path, "./usr/share/keyrings/test-keyring.gpg") as tools:
         monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-        monkeypatch.setattr(distribution, "HOST_KEYRINGS", tmp_path / "none")
+        monkeypatch.setattr(apt_module, "HOST_KEYRINGS", tmp_path / "none")
         path = ensure_keyring(Cache(tmp_path / "cache"), RECIPE.keyring)
         assert path.read_bytes() == b"the key"
         (tools / "mmdebstrap").unlink()

@@ -13,16 +13,17 @@ import pytest
 
 from orchestrator.adapters import kernels
 from orchestrator.adapters.cache import Cache
-from orchestrator.adapters.distribution import Package, ResolvedKernel
 from orchestrator.adapters.kernels import (
     BOOT_MODULES,
     Kernel,
     assemble_kernel,
     ensure_kernel,
     kernel_key,
-    verify_kernel,
 )
+from orchestrator.adapters.sources import SourceContext
+from orchestrator.adapters.sources.distribution import DistributionEntry
 from orchestrator.foundation.errors import SourceError
+from orchestrator.plan.kernel import Part, ResolvedKernel
 from orchestrator.plan.recipe import Keyring, Recipe
 from tests.elf import make_ko
 
@@ -267,8 +268,10 @@ RECIPE = Recipe(
 
 
 def resolved(*sums: str) -> ResolvedKernel:
-    packages = tuple(Package(f"p{sum_}", "1", sum_, 1) for sum_ in sums)
-    return ResolvedKernel(RELEASE, "6.1.27", packages, "gcc-12")
+    parts = tuple(Part(name=f"p{sum_}", version="1", sha256=sum_ * 32, size=1) for sum_ in sums)
+    return ResolvedKernel(
+        release=RELEASE, version="6.1.27", origin="here", parts=parts, compiler="gcc-12"
+    )
 
 
 def test_the_key_of_a_kernel_is_what_its_packages_hold() -> None:
@@ -284,7 +287,9 @@ def test_a_cached_kernel_needs_nothing_else(tmp_path: Path) -> None:
     (folder / "boot-modules").mkdir(parents=True)
     (folder / "boot-modules/order").write_text("virtio.ko\nvirtio_pci.ko\n")
     (folder / "vmlinuz").write_text("abc")
-    kernel = ensure_kernel(cache, RECIPE, known)
+    (folder / "kernel.json").write_text('{"vmlinuz_sha256": "ba78", "config_sha256": "00"}')
+    entry = DistributionEntry(image="testy", version="6.1")
+    kernel = ensure_kernel(SourceContext(cache, RECIPE, tmp_path), entry, known)
     assert kernel == Kernel(
         key=folder.name,
         resolved=known,
@@ -294,9 +299,10 @@ def test_a_cached_kernel_needs_nothing_else(tmp_path: Path) -> None:
             folder / "boot-modules/virtio.ko",
             folder / "boot-modules/virtio_pci.ko",
         ),
+        vmlinuz_sha256="ba78",
+        config_sha256="00",
     )
     assert kernel.release == RELEASE
-    assert verify_kernel(kernel).startswith("ba7816bf")
 
 
 def test_boot_modules_that_are_optional_are_boot_modules() -> None:

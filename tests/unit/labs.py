@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.adapters.sources import entry_types
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.model import Lab
 
@@ -50,4 +51,4 @@ def write_lab(folder: Path, *, lab: str = LAB) -> Path:
 
 
 def demo_lab(folder: Path) -> Lab:
-    return load_lab(write_lab(folder))
+    return load_lab(write_lab(folder), entry_types())

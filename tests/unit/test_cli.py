@@ -13,6 +13,7 @@ import pytest
 from orchestrator import __version__
 from orchestrator.adapters.cache import Cache, default_cache_dir, write_json
 from orchestrator.adapters.kernels import _resolution_path
+from orchestrator.adapters.sources import SourceContext, entry_types
 from orchestrator.doors import doctor
 from orchestrator.doors.cli import main
 from orchestrator.foundation import process
@@ -185,11 +186,11 @@ def test_a_dry_run_prints_the_plan(lab: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_dry_run_knows_what_was_looked_up(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    loaded = load_lab(lab)
+    loaded = load_lab(lab, entry_types())
     entry = loaded.file.kernels["6.1"]
-    path = _resolution_path(Cache(default_cache_dir()), load_recipe(loaded, "bookworm"), entry)
-    known = {"release": "6.1.0-99-amd64", "version": "6.1.200", "packages": [], "compiler": ""}
-    write_json(path, known)
+    context = SourceContext(Cache(default_cache_dir()), load_recipe(loaded, "bookworm"), lab.parent)
+    known = {"release": "6.1.0-99-amd64", "version": "6.1.200", "origin": "here", "parts": []}
+    write_json(_resolution_path(context, entry), known)
     assert main(["run", "--dry-run", "-k", "6.1"]) == 0
     out = capsys.readouterr().out
     assert "kernel 6.1: 6.1.0-99-amd64 (version 6.1.200), in bookworm" in out

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.adapters.distribution import (
-    Package,
-    _compiler_of,
-    _parse_package,
-    _telling_lines,
-    _upstream_version,
-)
+from orchestrator.adapters.apt import Package, _parse_package, _telling_lines
+from orchestrator.adapters.sources.distribution import _compiler_of, _upstream_version
 from orchestrator.foundation.process import Completed
 
 SUM = "a" * 64

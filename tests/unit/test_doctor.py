@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.adapters.distribution import DEBIAN_KEYRING
+from orchestrator.adapters.apt import DEBIAN_KEYRING
 from orchestrator.doors import doctor
 from orchestrator.doors.doctor import INSTALL, PACKAGES, Check, check_host, report, require_host
 from orchestrator.foundation import process

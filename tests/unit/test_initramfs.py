@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.cache import Cache
-from orchestrator.adapters.distribution import ResolvedKernel
 from orchestrator.adapters.images import Image
 from orchestrator.adapters.initramfs import (
     SCRIPTS,
@@ -21,6 +20,7 @@ from orchestrator.adapters.initramfs import (
     render_secrets,
 )
 from orchestrator.adapters.kernels import Kernel
+from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.paths import guest_dir
 
 
@@ -133,10 +133,12 @@ def kernel(tmp_path: Path) -> Kernel:
         (tmp_path / name).write_text(name)
     return Kernel(
         key="6.1.0-key",
-        resolved=ResolvedKernel("6.1.0", "6.1.0", (), ""),
+        resolved=ResolvedKernel(release="6.1.0", version="6.1.0", origin="here", parts=()),
         vmlinuz_path=tmp_path / "vmlinuz",
         layer_path=tmp_path / "layer",
         boot_modules=(tmp_path / "virtio.ko", tmp_path / "virtio_pci.ko"),
+        vmlinuz_sha256="",
+        config_sha256="",
     )
 
 

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.adapters.sources import entry_types
+from orchestrator.adapters.sources.distribution import DistributionEntry
 from orchestrator.foundation.errors import ConfigError, Position
 from orchestrator.plan import labfile, model
 from orchestrator.plan.labfile import load_lab, load_scenarios
@@ -22,7 +24,6 @@ from orchestrator.plan.model import (
     BackgroundStep,
     Data,
     EndStep,
-    KernelEntry,
     Lab,
     LoadStep,
     LogLine,
@@ -132,7 +133,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refusal(path: Path = Path("lab.yaml")) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        load_lab(path)
+        load_lab(path, entry_types())
     return caught.value
 
 
@@ -223,7 +224,7 @@ def test_a_regex_nested_to_the_limit_is_judged_not_crashed_on(root: Path) -> Non
 
 def test_python_warnings_are_no_errors(root: Path) -> None:
     (root / "scenarios/hello.yaml").write_text(steps("- log: {has: [{regex: '[[a]'}]}"))
-    load_lab(Path("lab.yaml"))
+    load_lab(Path("lab.yaml"), entry_types())
 
 
 def test_many_mistakes_do_not_take_long(root: Path) -> None:
@@ -317,10 +318,10 @@ def test_messages_name_files_from_where_one_stands(
 
 
 def test_defaults(root: Path) -> None:
-    lab = load_lab(Path("lab.yaml"))
+    lab = load_lab(Path("lab.yaml"), entry_types())
     assert isinstance(lab, Lab)
     assert lab.path == root / "lab.yaml"
-    assert lab.file.kernels == {"deb12": KernelEntry(image="debian-12", version="6.1")}
+    assert lab.file.kernels == {"deb12": DistributionEntry(image="debian-12", version="6.1")}
     assert lab.module_dirs == {"hello": root / "kmod/hello"}
     assert lab.images_dir is None
     assert lab.file.groups == {}
@@ -392,8 +393,8 @@ def test_versions_are_read_as_written(root: Path) -> None:
     (root / "scenarios/hello.yaml").write_text(
         "scenarios:\n  5.10: {kernels: 5.10, steps: [{run: 1e3}]}\n"
     )
-    lab = load_lab(Path("lab.yaml"))
-    assert lab.file.kernels == {"6.10": KernelEntry(image="22.04", version="6.10")}
+    lab = load_lab(Path("lab.yaml"), entry_types())
+    assert lab.file.kernels == {"6.10": DistributionEntry(image="22.04", version="6.10")}
     (scenario,) = lab.scenarios
     assert (scenario.name, scenario.kernels.text) == ("hello/5.10", "5.10")
     assert scenario.scenario.steps == (RunStep(run="1e3"),)
@@ -407,7 +408,7 @@ def test_modules_images_and_groups(root: Path) -> None:
         LAB.replace("{hello: kmod/hello}", "{a: kmod/make, b: ./kmod/alias/, c: .}")
         + "images: images\ngroups: {quick: [deb12]}\n"
     )
-    lab = load_lab(root / "lab.yaml")
+    lab = load_lab(root / "lab.yaml", entry_types())
     assert lab.module_dirs == {"a": root / "kmod/make", "b": root / "kmod/make", "c": root}
     assert lab.images_dir == root / "images"
     assert lab.file.groups == {"quick": ("deb12",)}
@@ -422,7 +423,7 @@ def test_scenarios_come_in_order_and_once(root: Path) -> None:
     (root / "lab.yaml").write_text(
         LAB.replace("[scenarios/*", "[scenarios/c.yaml, '*.yaml', ./scenarios/*")
     )
-    assert [scenario.name for scenario in load_lab(Path("lab.yaml")).scenarios] == [
+    assert [scenario.name for scenario in load_lab(Path("lab.yaml"), entry_types()).scenarios] == [
         "c/one",
         "top/z",
         "top/y",
@@ -434,7 +435,7 @@ def test_scenarios_come_in_order_and_once(root: Path) -> None:
 
 def test_lab_file_by_a_symbolic_link_to_its_folder(root: Path) -> None:
     (root / "link").symlink_to(root, target_is_directory=True)
-    assert load_lab(Path("link/lab.yaml")).path == root / "lab.yaml"
+    assert load_lab(Path("link/lab.yaml"), entry_types()).path == root / "lab.yaml"
 
 
 # --- every field, every pattern ---------------------------------------------------------------
@@ -480,7 +481,7 @@ def test_examples_of_the_reference_are_taken(root: Path, text: str) -> None:
     else:
         scenarios = text if text.startswith("scenarios:") else steps(text.rstrip("\n"))
         (root / "scenarios/hello.yaml").write_text(scenarios)
-    assert load_lab(Path("lab.yaml")).scenarios
+    assert load_lab(Path("lab.yaml"), entry_types()).scenarios
 
 
 def test_the_reference_names_every_key_and_class() -> None:
@@ -547,7 +548,7 @@ def _judge(root: Path, lab: str, scenarios: str) -> None:
 
 def _said_of(path: Path) -> str:
     try:
-        load_lab(path)
+        load_lab(path, entry_types())
     except ConfigError as error:
         return error.render()
     return ""

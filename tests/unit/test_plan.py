@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters.sources import entry_types
 from orchestrator.foundation.errors import ConfigError, UsageError
+from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.model import Lab
 from orchestrator.plan.paths import shipped_images_dir
 from orchestrator.plan.plan import (
-    Known,
     Plan,
     render_plan,
     resolve_plan,
@@ -31,7 +32,11 @@ def lab(tmp_path: Path) -> Lab:
     return demo_lab(tmp_path)
 
 
-def make_plan(lab: Lab, known: dict[str, Known] | None = None) -> Plan:
+def known_as(release: str, version: str) -> ResolvedKernel:
+    return ResolvedKernel(release=release, version=version, origin="here", parts=())
+
+
+def make_plan(lab: Lab, known: dict[str, ResolvedKernel] | None = None) -> Plan:
     return resolve_plan(
         lab,
         kernels=KERNELS,
@@ -67,7 +72,7 @@ def make_plan(lab: Lab, known: dict[str, Known] | None = None) -> Plan:
 def test_words_select_kernels_in_the_labs_order(
     lab: Lab, words: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    assert select_kernels(lab, words) == names
+    assert select_kernels(lab, words, {}) == names
 
 
 @pytest.mark.parametrize("words", [("4.19",), (">=8",), ("nope",), ("quick", "nope"), (">=",)])
@@ -75,14 +80,14 @@ def test_a_word_that_selects_no_kernel_is_told_with_those_there_are(
     lab: Lab, words: tuple[str, ...]
 ) -> None:
     with pytest.raises(UsageError, match=f"--kernel {words[-1]}: ") as caught:
-        select_kernels(lab, words)
+        select_kernels(lab, words, {})
     assert caught.value.hint == "kernels: 5.4, 6.1, 6.1-rt, 7.x; groups: quick, all"
 
 
 def test_without_a_quick_group_all_kernels_are_taken(tmp_path: Path) -> None:
     text = LAB.replace("quick: [", "slow: [")
     write_lab(tmp_path, lab=text)
-    assert select_kernels(load_lab(tmp_path / "lab.yaml"), ()) == KERNELS
+    assert select_kernels(load_lab(tmp_path / "lab.yaml", entry_types()), (), {}) == KERNELS
 
 
 # --- scenarios -------------------------------------------------------------------------------
@@ -136,16 +141,16 @@ def test_where_a_kernel_is_not_known_its_series_decides(lab: Lab) -> None:
 
 
 def test_where_a_kernel_is_known_its_version_decides(lab: Lab) -> None:
-    plan = make_plan(lab, {"6.1": Known("6.1.0-56-amd64", "6.1.192")})
+    plan = make_plan(lab, {"6.1": known_as("6.1.0-56-amd64", "6.1.192")})
     assert skips(plan)[("6.1", "uname")] == "it is for kernels <6.1.100, this is 6.1.192"
     assert ("6.1-rt", "uname") not in skips(plan)
 
 
 def test_what_becomes_known_later_decides_anew(lab: Lab) -> None:
     kernel = make_plan(lab).kernels[1]
-    newer = with_known(kernel, Known("6.1.0-56-amd64", "6.1.192"))
+    newer = with_known(kernel, known_as("6.1.0-56-amd64", "6.1.192"))
     assert [bool(cell.skip) for cell in newer.cells] == [False, False, True]
-    older = with_known(newer, Known("6.1.0-1-amd64", "6.1.4"))
+    older = with_known(newer, known_as("6.1.0-1-amd64", "6.1.4"))
     assert not any(cell.skip for cell in older.cells)
 
 
@@ -161,8 +166,8 @@ def test_modules_are_wanted_where_a_scenario_to_be_played_loads_one(lab: Lab) ->
 def test_a_series_of_one_number_is_a_series(tmp_path: Path) -> None:
     """As in the lab of this repository: the newest 7 that there is."""
     write_lab(tmp_path, lab=LAB.replace('version: "7.3"', 'version: "7"'))
-    lab = load_lab(tmp_path / "lab.yaml")
-    assert select_kernels(lab, (">=6.2",)) == ("7.x",)
+    lab = load_lab(tmp_path / "lab.yaml", entry_types())
+    assert select_kernels(lab, (">=6.2",), {}) == ("7.x",)
     assert skips(make_plan(lab))[("7.x", "uname")]
 
 
@@ -170,7 +175,7 @@ def test_a_series_of_one_number_is_a_series(tmp_path: Path) -> None:
 
 
 def test_a_plan_as_a_person_reads_it(lab: Lab) -> None:
-    plan = make_plan(lab, {"6.1": Known("6.1.0-56-cloud-amd64", "6.1.192")})
+    plan = make_plan(lab, {"6.1": known_as("6.1.0-56-cloud-amd64", "6.1.192")})
     assert render_plan(replace(plan, kernels=plan.kernels[:2])) == (
         f"""\
 lab demo: 4 cells, 2 at a time
@@ -221,7 +226,7 @@ def test_a_labs_own_recipe_comes_first(tmp_path: Path) -> None:
     text = (shipped_images_dir() / "bookworm.yaml").read_text()
     (own / "bookworm.yaml").write_text(text.replace("flavour: cloud-amd64", "flavour: mine"))
     write_lab(tmp_path, lab=LAB + "images: images\n")
-    lab = load_lab(tmp_path / "lab.yaml")
+    lab = load_lab(tmp_path / "lab.yaml", entry_types())
     assert load_recipe(lab, "bookworm").flavour == "mine"
     assert load_recipe(lab, "focal").release == "focal"
     (own / "bookworm.yaml").write_text("distribution: debian\nrelease: [")

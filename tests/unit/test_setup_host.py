@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.adapters.distribution import DEBIAN_KEYRING, HOST_KEYRINGS
+from orchestrator.adapters.apt import DEBIAN_KEYRING, HOST_KEYRINGS
 from orchestrator.doors.doctor import (
     KEYRING_PACKAGES,
     PACKAGES,

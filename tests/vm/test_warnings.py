@@ -13,13 +13,14 @@ import pytest
 from orchestrator.adapters.cache import Cache, default_cache_dir
 from orchestrator.adapters.images import ensure_image
 from orchestrator.adapters.kernels import ensure_kernel, ensure_resolution
+from orchestrator.adapters.sources import SourceContext, entry_types
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.paths import guest_dir
 from orchestrator.plan.recipes import load_recipe
 
 from .conftest import REPOSITORY
 
-LAB = load_lab(REPOSITORY / "lab.yaml")
+LAB = load_lab(REPOSITORY / "lab.yaml", entry_types())
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def unpacked(tmp_path: Path) -> Callable[[str], tuple[Path, str]]:
         recipe = load_recipe(LAB, entry.image)
         cache = Cache(default_cache_dir())
         image = ensure_image(cache, recipe, guest_dir() / "sysio.c")
-        kernel = ensure_kernel(cache, recipe, ensure_resolution(cache, recipe, entry))
+        context = SourceContext(cache, recipe, REPOSITORY)
+        kernel = ensure_kernel(context, entry, ensure_resolution(context, entry))
         root = tmp_path / "root"
         for squashfs in (image.squashfs_path, kernel.layer_path):
             argv = [

@@ -69,6 +69,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
             "version": identity.version,
             "source": identity.source,
             "packages": list(identity.packages),
+            "kernel_sha256": identity.kernel_sha256,
         },
         "error": kernel.error,
         "boot_seconds": _seconds(kernel.boot_seconds),

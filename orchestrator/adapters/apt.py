@@ -1,4 +1,4 @@
-"""Kernels from a distribution: which there are, and their packages, with verified signatures.
+"""A distribution's archive: indexes, packages and userlands, with verified signatures.
 
 Everything is done by the distributions' own tools in a private apt root in the cache:
 mmdebstrap makes it (and so names the mirrors), apt checks the signatures against the
@@ -20,12 +20,12 @@ from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError, SourceError
-from orchestrator.plan.model import KernelEntry
+from orchestrator.plan.kernel import Part
 from orchestrator.plan.recipe import Keyring, Recipe
-from orchestrator.plan.version import KernelVersion
 
 NETWORK_SECONDS = 1800.0
 HOST_KEYRINGS = Path("/usr/share/keyrings")
+APT_HELPER = "/usr/lib/apt/apt-helper"
 DEBIAN_KEYRING = "debian-archive-keyring.gpg"
 
 
@@ -37,23 +37,9 @@ class Package:
     version: str
     sha256: str
     size: int
+    place: str = ""
+    """Where the archive keeps it, below the archive's root."""
     depends: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """Name and version, as apt writes them."""
-        return f"{self.name}={self.version}"
-
-
-@dataclass(frozen=True)
-class ResolvedKernel:
-    """One exact kernel: what ``uname -r`` must say, its version, and its packages."""
-
-    release: str
-    version: str
-    packages: tuple[Package, ...]
-    compiler: str
-    """What its headers were made for (``gcc-12``), empty where the packages do not say."""
 
 
 def ensure_keyring(cache: Cache, keyring: Keyring) -> Path:
@@ -68,6 +54,7 @@ def ensure_keyring(cache: Cache, keyring: Keyring) -> Path:
         )
 
     def make(folder: Path) -> None:
+        cache.require_network(f"the keyring {keyring.file}")
         tar_path = folder / "packages.tar"
         _mmdebstrap(
             "--variant=extract",
@@ -149,7 +136,8 @@ _SEQUEL = re.compile(r"mmdebstrap failed|apt-get .*failed$|received signal|Downl
 class AptRoot:
     """A private apt: indexes of one release, verified, and the packages that they name."""
 
-    def __init__(self, root: Path, keyring: Path, *, ended: bool = False) -> None:
+    def __init__(self, cache: Cache, root: Path, keyring: Path, *, ended: bool = False) -> None:
+        self._cache = cache
         self._root = root
         self._options = (
             *("-o", f"Dir={root}"),
@@ -186,24 +174,63 @@ class AptRoot:
         packages = (_parse_package(text) for text in done.stdout.decode().split("\n\n"))
         return {package.name: package for package in packages if package is not None}
 
-    def download(self, packages: Iterable[Package], folder: Path) -> tuple[Path, ...]:
-        """Fetch packages into ``folder``; each is checked against its signed hash, twice."""
-        paths = []
-        for package in packages:
-            done = self._run("apt-get", "download", package.label, cwd=folder)
-            found = [p for p in folder.glob(f"{package.name}_*.deb") if p not in paths]
+    def download(self, parts: Iterable[Part], folder: Path) -> tuple[Path, ...]:
+        """Fetch packages into ``folder``; each is what its hash says, or ``SourceError``.
+
+        One that the index no longer names is looked for where the archive kept it.
+        """
+        return tuple(self._fetch(part, folder) for part in parts)
+
+    def _fetch(self, part: Part, folder: Path) -> Path:
+        self._cache.require_network(part.label)
+        target = folder / f"{part.name}.deb"
+        complaints = []
+        for fetch in (self._fetch_by_name, self._fetch_by_place):
+            complaint = fetch(part, target)
+            if not complaint and sha256_of(target) == part.sha256:
+                return target
+            target.unlink(missing_ok=True)
+            complaints.append(complaint or "what came is not what the index signed")
+        raise SourceError(
+            f"cannot fetch {part.label}: {'; '.join(dict.fromkeys(filter(None, complaints)))}",
+            hint="if the archive dropped it, `lab run --update` takes the newest there is, "
+            "`lab lock` locks that, and `lab import` brings it from where it is still kept",
+        )
+
+    def _fetch_by_name(self, part: Part, target: Path) -> str:
+        """Have apt find it; what went wrong, if anything did."""
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as name:
+            done = self._run("apt-get", "download", part.label, cwd=Path(name))
+            found = list(Path(name).glob("*.deb"))
             if done.status != 0 or len(found) != 1:
-                raise SourceError(
-                    f"cannot fetch {package.label}: {_telling_lines(done)}",
-                    hint="`lab run --update` takes the newest that there is now",
-                )
-            if sha256_of(found[0]) != package.sha256:
-                raise SourceError(f"{package.label}: what came is not what the index signed")
-            paths.append(found[0])
-        return tuple(paths)
+                return _telling_lines(done)
+            found[0].rename(target)
+        return ""
+
+    def _fetch_by_place(self, part: Part, target: Path) -> str:
+        """Look in the archive's pool, where superseded packages stay for a while."""
+        if part.place is None:
+            return "the lock does not say where it was"
+        complaint = "no archive is known"
+        for base in self._bases():
+            done = self._run(
+                *(APT_HELPER, "download-file", f"{base}/{part.place}", str(target)),
+                f"SHA256:{part.sha256}",
+            )
+            if done.status == 0 and target.exists():
+                return ""
+            complaint = _telling_lines(done)
+        return complaint
+
+    def _bases(self) -> tuple[str, ...]:
+        """The roots of the archives, as mmdebstrap named them."""
+        text = (self._root / "etc/apt/sources.list").read_text()
+        found = re.findall(r"^deb (?:\[[^]]*\] )?(\S+) ", text, re.MULTILINE)
+        return tuple(dict.fromkeys(base.rstrip("/") for base in found))
 
     def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> process.Completed:
-        argv = (process.find_tool(tool), *self._options, *arguments)
+        path = tool if tool.startswith("/") else process.find_tool(tool)
+        argv = (path, *self._options, *arguments)
         deadline = Deadline.after(NETWORK_SECONDS, f"{tool} {arguments[0]}")
         folder = cwd or self._root
         return process.run(argv, deadline=deadline, cwd=folder, watch=watch_room(folder))
@@ -222,6 +249,7 @@ def _parse_package(text: str) -> Package | None:
         version=fields["Version"],
         sha256=fields["SHA256"],
         size=int(fields["Size"]),
+        place=fields.get("Filename", ""),
         depends=tuple(name for name in depends if name),
     )
 
@@ -232,6 +260,7 @@ def ensure_apt_root(cache: Cache, recipe: Recipe, *, update: bool = False) -> Ap
     key = f"{recipe.release}-{hash_of(recipe.release, recipe.also, recipe.components)}"
 
     def make(folder: Path) -> None:
+        cache.require_network(f"the index of {recipe.release}")
         tar_path = folder / "root.tar"
         run_mmdebstrap(
             recipe,
@@ -243,10 +272,10 @@ def ensure_apt_root(cache: Cache, recipe: Recipe, *, update: bool = False) -> Ap
         _unpack_configuration(tar_path, folder)
         tar_path.unlink()
         _add_suites(folder, recipe)
-        AptRoot(folder, keyring, ended=recipe.ended).update()
+        AptRoot(cache, folder, keyring, ended=recipe.ended).update()
 
     fill = cache.replace if update else cache.ensure
-    return AptRoot(fill("apt", key, make), keyring, ended=recipe.ended)
+    return AptRoot(cache, fill("apt", key, make), keyring, ended=recipe.ended)
 
 
 def _unpack_configuration(tar_path: Path, folder: Path) -> None:
@@ -274,100 +303,3 @@ def _add_suites(folder: Path, recipe: Recipe) -> None:
         raise SourceError(f"mmdebstrap names no archive for {recipe.release}")
     lines += [f"{main[1]}{suite} {main[2]}" for suite in recipe.also]
     source_list.write_text("\n".join(lines) + "\n")
-
-
-# --- which kernel ------------------------------------------------------------------------
-
-# linux-image-5.4.0-216-generic, linux-image-unsigned-…, linux-image-7.3.4+deb13-cloud-amd64
-_IMAGE_NAME = re.compile(r"^linux-image-(?P<release>\d[^_]*)$")
-# What belongs to a kernel and its build tree; not linux-base, not a compiler's metapackage.
-_PART = re.compile(
-    r"^linux-(image|binary|modules|headers|kbuild|base-\d|hwe-[\d.]+-headers)[-0-9.]?"
-)
-
-
-def resolve_kernel(apt: AptRoot, recipe: Recipe, entry: KernelEntry) -> ResolvedKernel:
-    """The newest kernel that fits ``entry`` and has its headers, with all its packages.
-
-    Raises ``SourceError`` with what there is instead if none fits.
-    """
-    flavour = entry.flavour or recipe.flavour
-    releases = _offered_releases(apt, flavour)
-    if entry.package is not None:
-        wanted = entry.package.removeprefix("linux-image-").removeprefix("unsigned-")
-        fitting = [release for release in releases if release == wanted]
-    else:
-        series = tuple(int(part) for part in entry.version.split("."))
-        fitting = [r for r in releases if KernelVersion.parse(r).numbers[: len(series)] == series]
-    for release in sorted(fitting, key=KernelVersion.parse, reverse=True):
-        resolved = _resolve_release(apt, release)
-        if resolved is not None:
-            return resolved
-    offered = ", ".join(sorted(releases, key=KernelVersion.parse)) or "none"
-    raise SourceError(
-        f"{recipe.release} offers no {flavour} kernel {entry.package or entry.version} "
-        "that has its headers",
-        hint=f"it has {offered}"[:600],
-    )
-
-
-def _offered_releases(apt: AptRoot, flavour: str) -> list[str]:
-    """The kernels of a flavour, by what ``uname -r`` would say."""
-    # No further word before the flavour: neither 6.1.0-57-rt-amd64 nor 6.12.9-rt-amd64 is
-    # an "amd64". What a release has after a hyphen of its own begins with a digit or "rc".
-    pattern = re.compile(rf"\d[\d.]*([+~][\w.+~]*)?(-(?:\d|rc\d)[\w.+~]*)*-{re.escape(flavour)}")
-    found = set()
-    for name in apt.names("linux-image-"):
-        plain = name.replace("linux-image-unsigned-", "linux-image-").removesuffix("-unsigned")
-        match = _IMAGE_NAME.match(plain)
-        if match and pattern.fullmatch(match["release"]):
-            found.add(match["release"])
-    return sorted(found)
-
-
-def _resolve_release(apt: AptRoot, release: str) -> ResolvedKernel | None:
-    """The packages of one kernel; None where its headers are not to be had any more."""
-    # Unsigned first: the bootloader that a signature is for does not exist here, and
-    # Ubuntu's signed package holds no more than the signature's copy of the same kernel.
-    candidates = (
-        f"linux-image-unsigned-{release}",
-        f"linux-image-{release}",
-        f"linux-image-{release}-unsigned",  # Debian's, where nobody has signed it yet
-    )
-    offered = apt.show((*candidates, f"linux-headers-{release}"))
-    image = next((offered[name] for name in candidates if name in offered), None)
-    headers = offered.get(f"linux-headers-{release}")
-    if image is None or headers is None:
-        return None
-    parts = {image.name: image, headers.name: headers}
-    compiler = ""
-    todo = [image, headers]
-    while todo:
-        depends = [name for package in todo for name in package.depends]
-        compiler = compiler or _compiler_of(depends)
-        wanted = [name for name in depends if _PART.match(name) and name not in parts]
-        found = apt.show(wanted)
-        if len(found) != len(set(wanted)):
-            return None
-        parts.update(found)
-        todo = list(found.values())
-    return ResolvedKernel(
-        release=release,
-        version=_upstream_version(release, image.version),
-        packages=tuple(parts[name] for name in sorted(parts)),
-        compiler=compiler,
-    )
-
-
-def _compiler_of(depends: Iterable[str]) -> str:
-    """``gcc-12`` out of ``linux-compiler-gcc-12-x86`` or ``gcc-14-for-host``."""
-    for name in depends:
-        if match := re.search(r"\bgcc-\d+", name):
-            return match[0]
-    return ""
-
-
-def _upstream_version(release: str, package_version: str) -> str:
-    """The kernel's own version: Debian's package says more than its ABI name (6.1.0-56)."""
-    from_package = re.match(r"(\d+\.\d+(?:\.\d+)?)", package_version)
-    return from_package[1] if from_package else release
