@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import get_args
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ from orchestrator.foundation.errors import (
     EXIT_INTERRUPTED,
     EXIT_PASSED,
 )
+from orchestrator.plan.boundary import Shape
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.model import FindingClass
 from orchestrator.plan.outcome import (
@@ -107,6 +109,32 @@ EVERYTHING = run(
     kernel(*(replace(cell(Outcome.ERROR), kernel="k2"),), name="k2", error="it did not boot"),
     KernelResult("k3", None, "no such package"),
 )
+
+
+def matrix(**rows: str) -> RunResult:
+    """A run on 5.4, 5.8, 5.10 and 6.1: each scenario's outcomes there, a letter each."""
+    letters = {outcome.name[0]: outcome for outcome in Outcome}
+    versions = ("5.4.302", "5.8.18", "5.10.223", "6.1.192")
+    kernels = []
+    for number, version in enumerate(versions):
+        name = version.rpartition(".")[0]
+        cells = (
+            replace(cell(letters[row[number]], scenario, name), reason=f"{row[number]} on {name}")
+            for scenario, row in rows.items()
+        )
+        identity = KernelIdentity(name, f"{version}-amd64", version, "debian")
+        kernels.append(KernelResult(name, identity, cells=tuple(cells)))
+    return run(*kernels)
+
+
+CHANGES = matrix(a="PEFF", b="PEFF", same="FFFF", back="FPFF", c="PEFF")
+MANY_CHANGES = matrix(
+    **{
+        f"{row}{HOSTILE * 9}{n}": row
+        for n in range(9)
+        for row in map("".join, product("PFE", repeat=4))
+    }
+)
 HOSTILE_RUN = run(kernel(failed_cell(text=HOSTILE), name=HOSTILE, error=HOSTILE))
 
 
@@ -189,7 +217,7 @@ def test_a_line_is_cut_with_a_sign(width: int, shown: str) -> None:
 # --- results.json ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, HOSTILE_RUN, run(), run(kernel())])
+@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, run()])
 def test_results_fit_their_schema(result: RunResult) -> None:
     schema = load_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -213,10 +241,33 @@ def test_results_hold_what_happened() -> None:
     assert results["kernels"][2]["identity"] is None
 
 
+def test_results_hold_what_changed() -> None:
+    boundaries = json.loads(render_results(CHANGES))["boundaries"]
+    assert [(each["scenario"], each["shape"]) for each in boundaries] == [
+        ("a", "boundary"),
+        ("b", "boundary"),
+        ("back", "not-monotonic"),
+        ("c", "boundary"),
+    ]
+    assert boundaries[0]["summary"] == "passed up to 5.4.302, failed from 5.10.223"
+    assert [
+        (each["outcome"], each["first"], each["last"]) for each in boundaries[0]["stretches"]
+    ] == [
+        ("passed", "5.4.302", "5.4.302"),
+        ("failed", "5.10.223", "6.1.192"),
+    ]
+    assert boundaries[0]["untested"] == [
+        {"kernel": "5.8", "version": "5.8.18", "outcome": "error", "reason": "E on 5.8"}
+    ]
+    assert json.loads(render_results(EVERYTHING))["boundaries"] == []
+
+
 def test_the_schema_knows_every_class_of_finding_and_every_outcome() -> None:
     definitions = load_schema()["$defs"]
     assert definitions["finding"]["properties"]["kind"]["enum"] == list(get_args(FindingClass))
     assert definitions["outcome"]["enum"] == [outcome.value for outcome in Outcome]
+    shapes = definitions["boundary"]["properties"]["shape"]["enum"]
+    assert shapes == [shape.value for shape in Shape]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +338,24 @@ def test_junit_names_what_was_compared_where_the_kernel_is_content() -> None:
     assert failure.get("type") == "stdout"
 
 
+def test_junit_says_with_a_failure_where_it_begins() -> None:
+    root = ElementTree.fromstring(render_junit(CHANGES))
+    said = {
+        (case.get("classname"), case.get("name")): found.get("value")
+        for case in root.iter("testcase")
+        if (found := case.find("properties/property[@name='boundary']")) is not None
+    }
+    where = "passed up to 5.4.302, failed from 5.10.223"
+    back = "not monotonic: failed up to 5.4.302, passed on 5.8.18, failed from 5.10.223 "
+    assert said == {
+        **{(f"procfs.{name}", each): where for name in ("5.10", "6.1") for each in "abc"},
+        **{
+            (f"procfs.{name}", "back"): back + "for another reason"
+            for name in ("5.4", "5.10", "6.1")
+        },
+    }
+
+
 @settings(deadline=None)  # the machine may be busy
 @given(st.text(), st.binary())
 def test_junit_is_well_formed_whatever_a_guest_says(text: str, data: bytes) -> None:
@@ -299,7 +368,7 @@ def test_junit_is_well_formed_whatever_a_guest_says(text: str, data: bytes) -> N
 # --- what people read --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, HOSTILE_RUN, run(), run(kernel())])
+@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, run()])
 def test_no_control_character_reaches_the_terminal(result: RunResult) -> None:
     for text in (render_summary(result), render_report(result)):
         assert text.endswith("\n")
@@ -315,7 +384,7 @@ LONG = run(
 )
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, HOSTILE_RUN, LONG, run(), run(kernel())])
+@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, LONG, run()])
 def test_the_summary_fits_a_terminal(result: RunResult) -> None:
     lines = render_summary(result).split("\n")
     assert max(map(len, lines)) <= 80
@@ -349,6 +418,69 @@ def test_the_summary() -> None:
         "accelerator: tcg (/dev/kvm is absent)\n"
         "the lab broke: 2 scenarios not judged, 2 kernels not usable\n"
     )
+
+
+def test_the_summary_says_what_changed() -> None:
+    text = render_summary(CHANGES)
+    assert (
+        "\n"
+        "\n"
+        "CHANGED  3 scenarios: passed up to 5.4.302, failed from 5.10.223: a, b, c\n"
+        "  5.8.18 could not be tested: E on 5.8\n"
+        "\n"
+        "CHANGED  back: not monotonic: failed up to 5.4.302, passed on 5.8.18, failed\n"
+        "  from 5.10.223 for another reason\n"
+        "\n"
+        "FAILED  same on 5.4\n"
+    ) in text
+    assert "CHANGED" not in render_summary(EVERYTHING)
+
+
+def test_many_changes_are_not_all_told() -> None:
+    text = render_summary(MANY_CHANGES)
+    assert text.count("CHANGED") == 5
+    assert "more changes; report.txt has them all\n" in text
+
+
+def test_scenarios_of_one_change_are_not_all_named() -> None:
+    text = render_summary(matrix(**{f"s{number}": "PPFF" for number in range(12)}))
+    assert ": s0, s1, s2, s3, s4, s5 … and 6 more\n" in text.replace("\n  ", " ")
+
+
+def test_the_report_says_what_changed_and_why() -> None:
+    assert (
+        "What changed, and where\n"
+        "=======================\n"
+        "3 scenarios: passed up to 5.4.302, failed from 5.10.223\n"
+        "  5.8.18 could not be tested: E on 5.8\n"
+        "  a\n"
+        "    5.10.223: F on 5.10\n"
+        "    6.1.192: F on 6.1\n"
+        "  b\n"
+    ) in render_report(CHANGES)
+    assert (
+        "back: not monotonic: failed up to 5.4.302, passed on 5.8.18, failed from 5.10.223 "
+        "for another reason\n"
+        "  5.4.302: F on 5.4\n"
+        "  5.10.223: F on 5.10\n"
+        "  6.1.192: F on 6.1\n"
+        "\n"
+    ) in render_report(CHANGES)
+    assert "What changed" not in render_report(EVERYTHING)
+
+
+def test_the_report_names_kernels_where_their_version_does_not_tell_them_apart() -> None:
+    cells = {"one": "this", "other": "this", "third": "that"}
+    kernels = [kernel(cell(Outcome.PASSED, "s"), name="fine")]
+    kernels += [
+        kernel(replace(cell(Outcome.FAILED, "s", name), reason=why), name=name)
+        for name, why in cells.items()
+    ]
+    assert (
+        "s: not by version alone: 6.1.192 passed on fine but failed on one and other and third\n"
+        "  6.1.192 on one and other: this\n"
+        "  6.1.192 on third: that\n"
+    ) in render_report(run(*kernels))
 
 
 def test_the_summary_shows_the_kernels_words_where_they_are_the_reason() -> None:

@@ -1,5 +1,5 @@
-"""``report.txt``: scenarios by kernels at a glance, then all that is known of each that did
-not pass. Plain text, safe to look at in a terminal.
+"""``report.txt``: scenarios by kernels at a glance, where their outcomes change, then all that
+is known of each that did not pass. Plain text, safe to look at in a terminal.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from orchestrator.plan.outcome import (
     StepResult,
     judge_result,
 )
-from orchestrator.plan.visible import clip, visible
+from orchestrator.plan.visible import visible
+from orchestrator.policy.reports.boundaries import render_changes_in_full
+from orchestrator.policy.reports.text import cut
 
-MAX_LINE = 200
 MAX_FINDING_LINES = 60
 MAX_FINDINGS = 10
 _SIGNS = {
@@ -39,6 +40,7 @@ def render_report(result: RunResult) -> str:
         "\n".join(_head(result)),
         "\n".join(_matrix(result)),
         "\n".join(_LEGEND),
+        "\n".join(render_changes_in_full(result)),
         *("\n".join(_told(cell)) for cell in result.cells if cell.outcome is not Outcome.PASSED),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -96,7 +98,7 @@ def render_cell(cell: CellResult) -> Iterator[str]:
         yield f"… and {len(unexpected) - MAX_FINDINGS} more complaints of the kernel"
     for finding in cell.findings:
         if finding.expected:
-            yield _cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
+            yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
     if cell.taint_before is not None or cell.taint_after is not None:
         yield f"taint before: {cell.taint_before}, after: {cell.taint_after}"
     if cell.evidence is not None:
@@ -104,26 +106,22 @@ def render_cell(cell: CellResult) -> Iterator[str]:
 
 
 def _step(step: StepResult) -> Iterator[str]:
-    yield _cut(f"{step.number:3}. {step.outcome.value:8} {step.seconds:7.2f} s  {step.title}")
+    yield cut(f"{step.number:3}. {step.outcome.value:8} {step.seconds:7.2f} s  {step.title}")
     if step.reason:
-        yield _cut(f"     {step.reason}")
+        yield cut(f"     {step.reason}")
     for mismatch in step.mismatches:
         yield f"     {visible(mismatch.what)}: {visible(mismatch.message)}"
-        yield from (_cut(f"       {line}") for line in mismatch.diff)
+        yield from (cut(f"       {line}") for line in mismatch.diff)
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield _cut(f"the kernel complained: {finding.kind}: {finding.headline}")
+    yield cut(f"the kernel complained: {finding.kind}: {finding.headline}")
     if finding.modules:
         yield visible(f"  in its traces: {', '.join(finding.modules)}")
     yield from _excerpt(finding.lines)
 
 
 def _excerpt(lines: Sequence[str]) -> Iterator[str]:
-    yield from (_cut(f"  | {line}") for line in lines[:MAX_FINDING_LINES])
+    yield from (cut(f"  | {line}") for line in lines[:MAX_FINDING_LINES])
     if len(lines) > MAX_FINDING_LINES:
         yield f"  … and {len(lines) - MAX_FINDING_LINES} more lines"
-
-
-def _cut(line: str) -> str:
-    return clip(visible(line), MAX_LINE)

@@ -6,9 +6,10 @@ through ``visible``: XML 1.0 has no way to write most control characters, not ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
+from orchestrator.plan.boundary import describe, find_boundaries
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome, RunResult
 from orchestrator.plan.visible import visible
 from orchestrator.policy.reports.details import render_cell
@@ -21,9 +22,10 @@ def render_junit(result: RunResult) -> str:
     """The file's text."""
     kernels = [(kernel, _cells(kernel)) for kernel in result.kernels]
     cells = [cell for _, some in kernels for cell in some]
+    changes = {each.scenario: describe(each) for each in find_boundaries(result)}
     root = _element("testsuites", {"name": result.lab, **_numbers(cells, result.seconds)})
     for kernel, some in kernels:
-        root.append(_suite(result, kernel, some))
+        root.append(_suite(result, kernel, some, changes))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -36,14 +38,17 @@ def _cells(kernel: KernelResult) -> Sequence[CellResult]:
 
 
 def _suite(
-    result: RunResult, kernel: KernelResult, cells: Sequence[CellResult]
+    result: RunResult,
+    kernel: KernelResult,
+    cells: Sequence[CellResult],
+    changes: Mapping[str, str],
 ) -> ElementTree.Element:
     seconds = sum(cell.seconds for cell in cells)
     attributes = {"name": kernel.name, "timestamp": result.started, "hostname": kernel.name}
     suite = _element("testsuite", {**attributes, **_numbers(cells, seconds)})
-    suite.append(_properties(result, kernel))
+    suite.append(_suite_properties(result, kernel))
     for cell in cells:
-        suite.append(_case(result, cell))
+        suite.append(_case(result, cell, changes.get(cell.scenario, "")))
     return suite
 
 
@@ -55,19 +60,23 @@ def _numbers(cells: Sequence[CellResult], seconds: float) -> dict[str, str]:
     return {"tests": str(len(cells)), **counts, "time": f"{seconds:.3f}"}
 
 
-def _properties(result: RunResult, kernel: KernelResult) -> ElementTree.Element:
+def _suite_properties(result: RunResult, kernel: KernelResult) -> ElementTree.Element:
     values = {"run": result.run_id, "accelerator": result.accelerator, "qemu": result.qemu_version}
     if kernel.identity is not None:
         values |= {"release": kernel.identity.release, "source": kernel.identity.source}
     if kernel.error:
         values["error"] = kernel.error
+    return _properties(values)
+
+
+def _properties(values: Mapping[str, str]) -> ElementTree.Element:
     properties = _element("properties", {})
     for name, value in values.items():
         properties.append(_element("property", {"name": name, "value": value}))
     return properties
 
 
-def _case(result: RunResult, cell: CellResult) -> ElementTree.Element:
+def _case(result: RunResult, cell: CellResult, change: str) -> ElementTree.Element:
     case = _element(
         "testcase",
         {
@@ -76,6 +85,8 @@ def _case(result: RunResult, cell: CellResult) -> ElementTree.Element:
             "time": f"{cell.seconds:.3f}",
         },
     )
+    if change and cell.outcome is Outcome.FAILED:
+        case.append(_properties({"boundary": change}))
     if cell.outcome is not Outcome.PASSED:
         told = _element(_TAGS[cell.outcome], {"message": cell.reason})
         if cell.outcome is not Outcome.SKIPPED:

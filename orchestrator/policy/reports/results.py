@@ -6,6 +6,7 @@ import json
 from importlib import resources
 from typing import Any
 
+from orchestrator.plan.boundary import Boundary, Stretch, Trial, describe, find_boundaries
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
@@ -53,7 +54,37 @@ def _run(result: RunResult) -> dict[str, Any]:
         "exit_status": verdict.exit_status,
         "verdict": verdict.message,
         "counts": {outcome.value: result.count(outcome) for outcome in Outcome},
+        "boundaries": [_boundary(boundary) for boundary in find_boundaries(result)],
         "kernels": [_kernel(kernel) for kernel in result.kernels],
+    }
+
+
+def _boundary(boundary: Boundary) -> dict[str, Any]:
+    return {
+        "scenario": boundary.scenario,
+        "shape": boundary.shape.value,
+        "summary": describe(boundary),
+        "stretches": [_stretch(stretch) for stretch in boundary.stretches],
+        "untested": [_trial(trial) for trial in boundary.untested],
+        "unplaced": [_trial(trial) for trial in boundary.unplaced],
+    }
+
+
+def _stretch(stretch: Stretch) -> dict[str, Any]:
+    return {
+        "outcome": None if stretch.outcome is None else stretch.outcome.value,
+        "first": str(stretch.first),
+        "last": str(stretch.last),
+        "trials": [_trial(trial) for trial in stretch.trials],
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "kernel": trial.kernel,
+        "version": None if trial.version is None else str(trial.version),
+        "outcome": trial.outcome.value,
+        "reason": trial.reason,
     }
 
 

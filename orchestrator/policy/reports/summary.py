@@ -1,8 +1,9 @@
-"""The summary that ends a run on the terminal: a row for each kernel, then the failures."""
+"""The summary that ends a run on the terminal: a row for each kernel, what changed
+between them, then the failures.
+"""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from orchestrator.plan.outcome import (
@@ -14,12 +15,12 @@ from orchestrator.plan.outcome import (
     judge_result,
 )
 from orchestrator.plan.visible import clip, visible
+from orchestrator.policy.reports.boundaries import render_changes
+from orchestrator.policy.reports.text import WIDTH, wrapped
 
-WIDTH = 80
 MAX_TOLD = 10
 MAX_MISMATCHES = 3
 MAX_DIFF_LINES = 8
-MAX_TEXT = 400
 _NAME_WIDTH = 14
 _RELEASE_WIDTH = 26
 _COLUMNS = (Outcome.PASSED, Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED)
@@ -27,7 +28,7 @@ _COLUMNS = (Outcome.PASSED, Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED)
 
 def render_summary(result: RunResult) -> str:
     """The text: plain, at most 80 columns wide, safe for a terminal."""
-    lines = [*_table(result), *_kernel_errors(result)]
+    lines = [*_table(result), *render_changes(result), *_kernel_errors(result)]
     told = [
         cell
         for kernel in result.kernels
@@ -39,8 +40,8 @@ def render_summary(result: RunResult) -> str:
     if len(told) > MAX_TOLD:
         lines += ["", f"… and {len(told) - MAX_TOLD} more; report.txt has them all"]
     accelerator = f"{result.accelerator} ({result.accelerator_reason})"
-    lines += ["", *_wrapped(f"accelerator: {accelerator}", "  ")]
-    lines += _wrapped(judge_result(result).message, "")
+    lines += ["", *wrapped(f"accelerator: {accelerator}", "  ")]
+    lines += wrapped(judge_result(result).message, "")
     return "\n".join(lines) + "\n"
 
 
@@ -81,23 +82,23 @@ def _seconds(seconds: float | None) -> str:
 def _kernel_errors(result: RunResult) -> Iterator[str]:
     for error in result.errors:
         yield ""
-        yield from _wrapped(f"ERROR  {error}", "  ")
+        yield from wrapped(f"ERROR  {error}", "  ")
 
 
 def _told(cell: CellResult) -> Iterator[str]:
-    yield from _wrapped(f"{cell.outcome.value.upper()}  {cell.scenario} on {cell.kernel}", "  ")
+    yield from wrapped(f"{cell.outcome.value.upper()}  {cell.scenario} on {cell.kernel}", "  ")
     told = [
         (step.explain(mismatch), mismatch) for step in cell.steps for mismatch in step.mismatches
     ]
     if not any(sentence == cell.reason for sentence, _ in told):
-        yield from _wrapped(f"  {cell.reason}", "  ")
+        yield from wrapped(f"  {cell.reason}", "  ")
         yield from _excerpt(cell)
     for sentence, mismatch in told[:MAX_MISMATCHES]:
         yield from _mismatch(sentence, mismatch)
     if len(told) > MAX_MISMATCHES:
         yield f"  … and {len(told) - MAX_MISMATCHES} more mismatches"
     if cell.evidence is not None:
-        yield from _wrapped(f"  evidence: {cell.evidence}", "    ")
+        yield from wrapped(f"  evidence: {cell.evidence}", "    ")
 
 
 def _excerpt(cell: CellResult) -> Iterator[str]:
@@ -110,13 +111,7 @@ def _excerpt(cell: CellResult) -> Iterator[str]:
 
 
 def _mismatch(sentence: str, mismatch: Mismatch) -> Iterator[str]:
-    yield from _wrapped(f"  {sentence}", "  ")
+    yield from wrapped(f"  {sentence}", "  ")
     yield from (clip(visible(f"    {line}"), WIDTH) for line in mismatch.diff[:MAX_DIFF_LINES])
     if len(mismatch.diff) > MAX_DIFF_LINES:
         yield f"    … and {len(mismatch.diff) - MAX_DIFF_LINES} more lines"
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    """In lines of at most 80 columns; a word that is longer than a line is broken."""
-    shown = clip(visible(text), MAX_TEXT)
-    return textwrap.wrap(shown, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
