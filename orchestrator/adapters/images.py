@@ -108,8 +108,9 @@ def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -
         'chroot "$1" gcc -static -O2 -Wall -o /usr/local/bin/sysio /tmp/sysio.c',
         'rm "$1"/tmp/sysio.c',
         # What is in it, with the hashes that the signed index gives.
-        f'mkdir -p "$1{PACKAGE_LIST.parent}" && dpkg-query --admindir="$1/var/lib/dpkg" -W'
-        " -f '${Package}=${Version}\\n' | xargs apt-cache show --no-all-versions |"
+        f'mkdir -p "$1{PACKAGE_LIST.parent}"',
+        """dpkg-query --admindir="$1/var/lib/dpkg" -W -f '${Package}=${Version}\\n' |"""
+        " APT_CONFIG=$MMDEBSTRAP_APT_CONFIG xargs apt-cache show --no-all-versions |"
         f' grep -E "^(Package|Version|SHA256):" >"$1{PACKAGE_LIST}"',
         # Weight that no test of a module reads.
         'rm -rf "$1"/usr/share/man/* "$1"/usr/share/locale/* "$1"/usr/share/doc/*',

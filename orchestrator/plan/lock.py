@@ -65,9 +65,8 @@ def load_lock(lab: Lab) -> Lock | None:
 
 def render_lock(lock: Lock) -> str:
     """The file's text."""
-    return _HEADER + render_yaml(
-        lock.model_dump(mode="json", exclude_defaults=True) | {"format": 1}
-    )
+    values = lock.model_dump(mode="json", exclude_defaults=True)
+    return _HEADER + render_yaml({"format": lock.format, **values})
 
 
 def asked(entry: KernelEntry) -> dict[str, Any]:
