@@ -198,6 +198,7 @@ def _run(arguments: argparse.Namespace) -> int:
     cache = _open_cache(arguments)
     if arguments.update:
         require_unlocked(lab)
+    if arguments.update and not arguments.dry_run:
         forget(lab, cache, arguments.kernel)
     plan = _make_plan(lab, cache, arguments)
     if arguments.dry_run:
