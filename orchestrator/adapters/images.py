@@ -19,6 +19,9 @@ from orchestrator.plan.recipe import Recipe
 FORMAT = 2
 PACKAGE_LIST = PurePosixPath("/usr/share/kmod-lab/packages")
 BUSYBOX_MEMBERS = ("./bin/busybox", "./usr/bin/busybox")
+# mmdebstrap's own, which looks whether the release needs it: up to Ubuntu 16.04 and Debian 8
+# an init system is essential, and its packages must be configured in their order.
+OLD_RELEASES_HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-jessie-or-older")
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -
         (
             "--variant=essential",
             f"--include={','.join(recipe.packages)}",
+            *((f"--hook-dir={OLD_RELEASES_HOOKS}",) if OLD_RELEASES_HOOKS.is_dir() else ()),
             *(f"--customize-hook={hook}" for hook in hooks),
         ),
         tar_path,

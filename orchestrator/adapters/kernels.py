@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import zstandard
+
 from orchestrator.adapters.cache import hash_of, sha256_of, write_json
 from orchestrator.adapters.sources import SourceContext, source_of
 from orchestrator.foundation import process
@@ -238,6 +240,8 @@ def _decompress(path: Path) -> bytes:
         ".ko": bytes,
         ".xz": lzma.decompress,
         ".gz": gzip.decompress,
+        # Not decompress(): a frame need not say how long its contents are.
+        ".zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
     }
     decompress = decompressors.get(path.suffix)
     if decompress is None:

@@ -125,7 +125,7 @@ SOURCE = DistributionSource()
 _IMAGE_NAME = re.compile(r"^linux-image-(?P<release>\d[^_]*)$")
 # What belongs to a kernel and its build tree; not linux-base, not a compiler's metapackage.
 _PART = re.compile(
-    r"^linux-(image|binary|modules|headers|kbuild|base-\d|hwe-[\d.]+-headers)[-0-9.]?"
+    r"^linux-(image|binary|modules|headers|kbuild|base-\d|hwe-(?:[\d.]+-)?headers)[-0-9.]?"
 )
 
 
@@ -182,7 +182,9 @@ def _resolve_release(apt: AptRoot, recipe: Recipe, release: str) -> ResolvedKern
     while todo:
         depends = [name for package in todo for name in package.depends]
         compiler = compiler or _compiler_of(depends)
-        wanted = [name for name in depends if _PART.match(name) and name not in parts]
+        # The image is chosen: modules that go with either kind name the other one first.
+        known = {*parts, *candidates}
+        wanted = [name for name in depends if _PART.match(name) and name not in known]
         found = apt.show(wanted)
         if len(found) != len(set(wanted)):
             return None
