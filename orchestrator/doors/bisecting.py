@@ -35,7 +35,9 @@ BISECTION_FILE = "bisection.json"
 REPORT_FILE = "bisection.txt"
 
 
-def search(lab: Lab, cache: Cache, pattern: str, between: tuple[str, str], run_dir: RunDir) -> int:
+def search(
+    lab: Lab, cache: Cache, pattern: str, between: tuple[str, str], results_dir: Path
+) -> int:
     """Find the change, telling each test as it is made; the exit status.
 
     Blocks for some tests, each a boot and a build. Raises ``UsageError`` for words that name
