@@ -109,7 +109,11 @@ def ensure_kernel(cache: Cache, recipe: Recipe, resolved: ResolvedKernel) -> Ker
         shutil.rmtree(tree)
         write_json(folder / "kernel.json", {"format": FORMAT, **asdict(resolved)})
 
-    folder = cache.ensure("kernels", kernel_key(resolved), make)
+    return read_kernel(cache.ensure("kernels", kernel_key(resolved), make), resolved)
+
+
+def read_kernel(folder: Path, resolved: ResolvedKernel) -> Kernel:
+    """The kernel that lies ready to boot in a folder of the cache."""
     modules = (folder / "boot-modules" / "order").read_text().split()
     return Kernel(
         key=folder.name,
