@@ -367,9 +367,11 @@ def load_known(source: Path) -> dict[str, tuple[str, ...]]:
             names[:] = ["x86"]
         elif not inside or inside == (".",):
             names[:] = [name for name in names if name not in ("Documentation", ".git", "tools")]
-        for name in found:
-            if name.startswith("Kconfig") and (text := _regular_text(Path(folder) / name)):
-                files.append(parse_kconfig(text))
+        files += [
+            parse_kconfig(_regular_text(Path(folder) / name))
+            for name in found
+            if name.startswith("Kconfig")
+        ]
     return merge_known(files)
 
 

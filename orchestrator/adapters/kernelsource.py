@@ -249,7 +249,7 @@ def _read_tarball(path: Path) -> tuple[str, dict[str, str]]:
     names: set[str] = set()
     small: dict[str, str] = {}
     with (
-        opener(path) if opener else path.open("rb") as source,
+        open_decompressed(path) as source,
         tarfile.open(fileobj=_Forward(source, path), mode="r:") as tar,
     ):
         for count, member in enumerate(tar):
