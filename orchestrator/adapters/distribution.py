@@ -26,6 +26,9 @@ from orchestrator.plan.version import KernelVersion
 
 NETWORK_SECONDS = 1800.0
 HOST_KEYRINGS = Path("/usr/share/keyrings")
+APT_HELPER = "/usr/lib/apt/apt-helper"
+# How many of a source package's versions are tried until a mirror still has one.
+MAX_SOURCE_VERSIONS = 40
 DEBIAN_KEYRING = "debian-archive-keyring.gpg"
 
 
@@ -150,7 +153,7 @@ class AptRoot:
     """A private apt: indexes of one release, verified, and the packages that they name."""
 
     def __init__(self, root: Path, keyring: Path, *, ended: bool = False) -> None:
-        self._root = root
+        self.root = self._root = root
         self._options = (
             *("-o", f"Dir={root}"),
             *("-o", f"Dir::State::status={root}/var/lib/dpkg/status"),
@@ -202,6 +205,29 @@ class AptRoot:
             paths.append(found[0])
         return tuple(paths)
 
+    def download_source_part(self, source: str, ending: str, folder: Path) -> Path:
+        """Fetch the file of a source package that ends so, checked against its signed hash.
+
+        The newest version that the mirror still has is taken: indexes name older ones too,
+        and some that are gone. Needs a root made by ``ensure_source_root``.
+        """
+        shown = self._run("apt-cache", "showsrc", source).stdout.decode(errors="replace")
+        versions = dict.fromkeys(re.findall(r"^Version: (\S+)$", shown, re.MULTILINE))
+        problem = f"no package of that name is in the index of {self._root.name}"
+        for version in list(reversed(versions))[:MAX_SOURCE_VERSIONS]:
+            uris = self._run(
+                "apt-get", "source", "--print-uris", "--only-source", f"{source}={version}"
+            )
+            for uri, name, digest in _parse_uris(uris.stdout.decode(errors="replace")):
+                if not name.endswith(ending):
+                    continue
+                path = folder / name
+                done = self._run(APT_HELPER, "download-file", uri, str(path), f"SHA256:{digest}")
+                if done.status == 0 and sha256_of(path) == digest:
+                    return path
+                problem = _telling_lines(done)
+        raise SourceError(f"cannot fetch {source}'s {ending}: {problem}")
+
     def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> process.Completed:
         argv = (process.find_tool(tool), *self._options, *arguments)
         deadline = Deadline.after(NETWORK_SECONDS, f"{tool} {arguments[0]}")
@@ -224,6 +250,28 @@ def _parse_package(text: str) -> Package | None:
         size=int(fields["Size"]),
         depends=tuple(name for name in depends if name),
     )
+
+
+def _parse_uris(text: str) -> list[tuple[str, str, str]]:
+    """Address, plain file name and SHA-256 of each file that apt would fetch."""
+    return re.findall(r"^'([^']+)' ([^/\s]+) \d+ SHA256:([0-9a-f]{64})$", text, re.MULTILINE)
+
+
+def ensure_source_root(cache: Cache, recipe: Recipe, keyring: Path) -> AptRoot:
+    """A private apt like ``ensure_apt_root``'s that knows source packages instead."""
+    key = f"source-{recipe.release}-{hash_of(recipe.release, recipe.also, recipe.components)}"
+    binary = ensure_apt_root(cache, recipe)
+
+    def make(folder: Path) -> None:
+        shutil.copytree(binary.root / "etc", folder / "etc")
+        _make_state(folder)
+        source_list = folder / "etc/apt/sources.list"
+        lines = source_list.read_text().splitlines()
+        text = "".join(f"{re.sub('^deb ', 'deb-src ', line)}\n" for line in lines)
+        source_list.write_text(text)
+        AptRoot(folder, keyring, ended=recipe.ended).update()
+
+    return AptRoot(cache.ensure("apt", key, make), keyring, ended=recipe.ended)
 
 
 def ensure_apt_root(cache: Cache, recipe: Recipe, *, update: bool = False) -> AptRoot:
@@ -258,6 +306,11 @@ def _unpack_configuration(tar_path: Path, folder: Path) -> None:
             if wanted and member.isfile() and (source := tar.extractfile(member)):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(source.read())
+    _make_state(folder)
+
+
+def _make_state(folder: Path) -> None:
+    """What apt wants to find below its root."""
     for name in ("var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/log/apt"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "var/lib/dpkg").mkdir(parents=True, exist_ok=True)
