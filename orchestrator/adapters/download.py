@@ -42,11 +42,11 @@ class Patience:
     """Without a byte, until a connection is given up."""
 
 
-class _Again(Exception):
+class _AgainError(Exception):
     """A try failed in a way that another may not."""
 
 
-class _Restart(_Again):
+class _RestartError(_AgainError):
     """What has come so far belongs to another file, or cannot be gone on from."""
 
 
@@ -118,8 +118,8 @@ class _Transfer:
                 try:
                     self._try(session)
                     return
-                except _Again as problem:
-                    if isinstance(problem, _Restart):
+                except _AgainError as problem:
+                    if isinstance(problem, _RestartError):
                         self._path.write_bytes(b"")
                         self._total, self._validator = None, ""
                     failures = 1 if self._have > before else failures + 1
@@ -167,20 +167,20 @@ class _Transfer:
             self._remember(response)
             self._receive(response)
         if self._total is not None and self._have < self._total:
-            raise _Again(f"it broke off at {self._have} of {self._total} bytes")
+            raise _AgainError(f"it broke off at {self._have} of {self._total} bytes")
 
     def _check_answer(self, response: requests.Response, have: int) -> None:
         status = response.status_code
         if status in _TRY_AGAIN:
-            raise _Again(f"the server says {status} {response.reason}")
+            raise _AgainError(f"the server says {status} {response.reason}")
         if status == 416 and have:
-            raise _Restart("the server has less than what has come")
+            raise _RestartError("the server has less than what has come")
         if status in (404, 410):
             raise MissingError(f"{self._url} is not there: the server says {status}")
         if status not in (200, 206):
             raise self._error(f"the server says {status} {response.reason}")
         if status == 206 and _range_start(response) != have:
-            raise _Restart("the server sent another part than was asked for")
+            raise _RestartError("the server sent another part than was asked for")
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise self._error("the server compresses what it was asked to send as it is")
 
@@ -193,7 +193,7 @@ class _Transfer:
         length = response.headers.get("Content-Length", "")
         total = self._have + int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
         if total is not None and self._total is not None and total != self._total:
-            raise _Restart("the file's size changed on the way")
+            raise _RestartError("the file's size changed on the way")
         self._total = total
         if total is not None and total > self._max_bytes:
             raise self._too_large(f"{total} bytes")
@@ -234,7 +234,7 @@ def _range_start(response: requests.Response) -> int | None:
 
 @contextlib.contextmanager
 def _in_words() -> Iterator[None]:
-    """What the libraries raise, as ``_Again`` in plain words; a wrong address at once."""
+    """What the libraries raise, as ``_AgainError`` in plain words; a wrong address at once."""
     try:
         yield
     except (
@@ -246,15 +246,15 @@ def _in_words() -> Iterator[None]:
     except requests.exceptions.TooManyRedirects as error:
         raise SourceError(f"the server sends from one address to the next: {error}") from error
     except requests.exceptions.SSLError as error:
-        raise _Again(f"the server cannot prove who it is: {_root(error)}") from error
+        raise _AgainError(f"the server cannot prove who it is: {_root(error)}") from error
     except requests.exceptions.ProxyError as error:
-        raise _Again(f"the proxy does not answer: {_root(error)}") from error
+        raise _AgainError(f"the proxy does not answer: {_root(error)}") from error
     except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise _Again("the server fell silent") from error
+        raise _AgainError("the server fell silent") from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _Again(f"the connection failed: {_root(error)}") from error
+        raise _AgainError(f"the connection failed: {_root(error)}") from error
     except ConnectionError as error:
-        raise _Again(f"the connection failed: {error}") from error
+        raise _AgainError(f"the connection failed: {error}") from error
 
 
 def _root(error: BaseException) -> str:
