@@ -251,6 +251,8 @@ def _in_words() -> Iterator[None]:
         raise _AgainError(f"the proxy does not answer: {_root(error)}") from error
     except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise _AgainError("the server fell silent") from error
+    except (urllib3.exceptions.ProtocolError, requests.exceptions.ChunkedEncodingError) as error:
+        raise _AgainError("it broke off") from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _AgainError(f"the connection failed: {_root(error)}") from error
     except ConnectionError as error:

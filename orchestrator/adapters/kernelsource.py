@@ -7,6 +7,7 @@ followed, and git is not asked, because a repository's own configuration can nam
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -250,7 +251,8 @@ def _read_tarball(path: Path) -> tuple[str, dict[str, str]]:
     small: dict[str, str] = {}
     with (
         open_decompressed(path) as source,
-        tarfile.open(fileobj=_Forward(source, path), mode="r:") as tar,
+        contextlib.closing(_Forward(source, path)) as forward,
+        tarfile.open(fileobj=forward, mode="r:") as tar,
     ):
         for count, member in enumerate(tar):
             parts = PurePosixPath(member.name).parts
@@ -270,6 +272,8 @@ def _read_tarball(path: Path) -> tuple[str, dict[str, str]]:
                 small[inner] = content.read(MAX_SMALL_FILE).decode(errors="replace")
             # tarfile keeps all members otherwise, and a kernel has a hundred thousand.
             tar.members = []  # type: ignore[attr-defined]
+            process.check_stopping()
+        while forward.read(1 << 20):  # what follows is checked too: a cut can be there
             process.check_stopping()
     _check_shape(path, tops, names)
     return next(iter(tops)), small
