@@ -415,7 +415,7 @@ def _wanted_of_arch(parts: tuple[str, ...]) -> bool:
         return True
     name = parts[-1]
     telling = ("Makefile", "Kconfig", "Kbuild", "Platform", "module.lds")
-    return len(parts) <= 4 and name.startswith(telling)
+    return len(parts) <= 5 and name.startswith(telling)
 
 
 def wanted_object(name: str, *, executable: bool) -> bool:
