@@ -44,13 +44,16 @@ class Ready:
     verdict: Verdict
 
 
-def source_context(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> SourceContext:
+def source_context(
+    lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener, log_dir: Path | None = None
+) -> SourceContext:
     """What this kernel's source may use."""
     return SourceContext(
         cache,
         plan.recipe,
         lab.path.parent,
         say=lambda what: listener(Doing(plan.name, what)),
+        log_dir=log_dir,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters import apt as apt_module
-from orchestrator.adapters.apt import AptRoot, ensure_apt_root, ensure_keyring
+from orchestrator.adapters.apt import AptRoot, as_part, ensure_apt_root, ensure_keyring
 from orchestrator.adapters.cache import Cache
 from orchestrator.adapters.kernels import (
     BOOT_MODULES,
@@ -26,7 +26,7 @@ from orchestrator.adapters.kernels import (
     load_resolution,
 )
 from orchestrator.adapters.sources import SourceContext
-from orchestrator.adapters.sources.distribution import DistributionEntry, _part, resolve_kernel
+from orchestrator.adapters.sources.distribution import DistributionEntry, resolve_kernel
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError, RunInterruptedError, SourceError
 from orchestrator.plan.kernel import Part
@@ -388,7 +388,7 @@ def root(open_dir: Path, mirror: Mirror) -> AptRoot:
 
 def all_packages(root: AptRoot) -> tuple[Part, ...]:
     shown = root.show((KERNEL.name, HEADERS.name)).values()
-    return tuple(_part(package) for package in shown)
+    return tuple(as_part(package) for package in shown)
 
 
 def test_packages_are_fetched_and_are_what_was_signed(root: AptRoot, tmp_path: Path) -> None:

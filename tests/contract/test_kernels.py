@@ -301,7 +301,9 @@ def test_a_cached_kernel_needs_nothing_else(tmp_path: Path) -> None:
     (folder / "boot-modules").mkdir(parents=True)
     (folder / "boot-modules/order").write_text("virtio.ko\nvirtio_pci.ko\n")
     (folder / "vmlinuz").write_text("abc")
-    (folder / "kernel.json").write_text('{"vmlinuz_sha256": "ba78", "config_sha256": "00"}')
+    (folder / "kernel.json").write_text(
+        '{"vmlinuz_sha256": "ba78", "config_sha256": "00", "compiler": "gcc-12"}'
+    )
     entry = DistributionEntry(image="testy", version="6.1")
     kernel = ensure_kernel(SourceContext(cache, RECIPE, tmp_path), entry, known)
     assert kernel == Kernel(
@@ -315,6 +317,7 @@ def test_a_cached_kernel_needs_nothing_else(tmp_path: Path) -> None:
         ),
         vmlinuz_sha256="ba78",
         config_sha256="00",
+        compiler="gcc-12",
     )
     assert kernel.release == RELEASE
 
