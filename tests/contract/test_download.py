@@ -78,7 +78,8 @@ class Server:
             request.send_header("Location", request.path)
             return request.end_headers()
         if word == "hang-up":
-            return request.connection.close()
+            request.connection.close()
+            return None
         data, etag = self.data, self.etag
         if word == "changed":
             data, etag = self.data[::-1], '"two"'
