@@ -161,7 +161,7 @@ class AptRoot:
             *("-o", "Dir::Etc::TrustedParts=/nonexistent/"),
             *("-o", "APT::Sandbox::User=root"),
             *("-o", "Acquire::Retries=3"),
-            # Some hosts switch these off for their own apt: showing 800 packages took a minute.
+            # Some hosts switch these off for their own apt, and every answer takes a second then.
             *("-o", "Acquire::GzipIndexes=false"),
             *("-o", "Dir::Cache::pkgcache=pkgcache.bin"),
             *("-o", "Dir::Cache::srcpkgcache=srcpkgcache.bin"),

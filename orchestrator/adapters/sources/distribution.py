@@ -217,7 +217,10 @@ def _image_packages(apt: AptRoot, releases: Iterable[str]) -> dict[str, Package]
     """The image packages of those kernels that have their headers too, by release."""
     names = {release: _image_names(release) for release in releases}
     wanted = [name for group in names.values() for name in group]
-    shown = apt.show([*wanted, *(f"linux-headers-{release}" for release in names)])
+    wanted += [f"linux-headers-{release}" for release in names]
+    # For each name that it does not know apt-cache tries patterns on every package there is.
+    known = set(apt.names("linux-"))
+    shown = apt.show([name for name in wanted if name in known])
     return {
         release: next(shown[name] for name in group if name in shown)
         for release, group in names.items()
