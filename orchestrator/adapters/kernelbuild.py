@@ -8,6 +8,8 @@ distribution's packages unpack, so that all the rest of the lab knows no differe
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from orchestrator.adapters.box import Box
-from orchestrator.adapters.cache import Cache, hash_of, watch_room
+from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room
 from orchestrator.adapters.images import ensure_root, ensure_toolchain
 from orchestrator.adapters.kbuild import first_error
 from orchestrator.adapters.kernelsource import SourceTree
@@ -427,16 +429,55 @@ def lay_out(source: Path, objects: Path, tree: Path, release: str) -> None:
     modules.mkdir(parents=True)
     for name in ("modules.order", "modules.builtin"):
         (modules / name).touch()
+    copy_modules(installed, modules)
+    copy_build_tree(source, objects, headers)
+
+
+def copy_modules(installed: Path, target: Path) -> None:
+    """A folder as ``make modules_install`` fills it, without its ways back to the build."""
     # `build` and `source` point to where the build was.
     skip = ("build", "source")
-    _copy_files(installed, modules, lambda name, _: PurePosixPath(name).parts[0] not in skip)
-    headers.mkdir(parents=True)
-    _copy_files(source, headers, lambda name, _: wanted_source(name))
-    _copy_files(
-        objects,
-        headers,
-        lambda name, about: wanted_object(name, executable=bool(about.st_mode & 0o100)),
-    )
+    _copy_files(installed, target, lambda name, _: PurePosixPath(name).parts[0] not in skip)
+
+
+def copy_build_tree(source: Path, objects: Path, target: Path) -> None:
+    """What building external modules needs of a built kernel; one folder may be both."""
+    target.mkdir(parents=True)
+    _copy_files(source, target, lambda name, _: wanted_source(name))
+    _copy_files(objects, target, _wanted_object)
+
+
+def _wanted_object(name: str, about: os.stat_result) -> bool:
+    return wanted_object(name, executable=bool(about.st_mode & 0o100))
+
+
+def digest_build_tree(source: Path, objects: Path) -> str:
+    """A SHA-256 over all that ``copy_build_tree`` would copy."""
+    whole = hashlib.sha256()
+    for root, wanted in (
+        (source, lambda name, _: wanted_source(name)),
+        (objects, _wanted_object),
+    ):
+        _digest_into(whole, root, wanted)
+    return whole.hexdigest()
+
+
+def digest_modules(installed: Path) -> str:
+    """A SHA-256 over all that ``copy_modules`` would copy."""
+    whole = hashlib.sha256()
+    skip = ("build", "source")
+    _digest_into(whole, installed, lambda name, _: PurePosixPath(name).parts[0] not in skip)
+    return whole.hexdigest()
+
+
+def _digest_into(
+    whole: hashlib._Hash, root: Path, wanted: Callable[[str, os.stat_result], bool]
+) -> None:
+    for name, about in _files(root):
+        if wanted(name, about):
+            path = root / name
+            content = os.readlink(path) if stat.S_ISLNK(about.st_mode) else sha256_of(path)
+            whole.update(json.dumps((name, bool(about.st_mode & 0o100), content)).encode())
 
 
 def _copy_files(source: Path, target: Path, wanted: Callable[[str, os.stat_result], bool]) -> None:
