@@ -21,7 +21,7 @@ from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.model import KernelEntry
 
-FORMAT = 2
+FORMAT = 3
 # What the guest needs before it has a root file system, by module name; a kernel that has
 # one built in says so in modules.builtin.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "squashfs", "overlay")
