@@ -82,6 +82,14 @@ def _known_signal(name: str) -> str:
     return name
 
 
+def _known_version(text: str) -> str:
+    try:
+        KernelVersion.parse(text)
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
+    return text
+
+
 def did_you_mean(text: str, candidates: Iterable[str]) -> str:
     """A hint that names the candidate most like ``text``, or nothing if none is like it."""
     close = difflib.get_close_matches(text, list(candidates), n=1)
@@ -124,6 +132,8 @@ _SIGNAL = r"^SIG[A-Z0-9]{1,9}$"
 _SERIES = r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$"
 _HEX = r"^[0-9a-fA-F \t\r\n]*$"
 _SHA256 = r"^[0-9a-f]{64}$"
+_RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$"
+_PACKAGE_LINE = r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+~:-]+ sha256:[0-9a-f]{64}$"
 
 PATTERN_WORDS: Mapping[str, str] = {
     _NAME: "a name: up to 80 letters, digits and '.', '_', '+', '-', the first a letter or digit",
@@ -138,6 +148,8 @@ PATTERN_WORDS: Mapping[str, str] = {
     _SERIES: "a version: numbers with points between, such as '6.1'",
     _HEX: "hexadecimal digits and blanks",
     _SHA256: "a SHA-256: 64 hexadecimal digits",
+    _RELEASE: "what `uname -r` says: letters, digits and '.', '_', '+', '~', '-'",
+    _PACKAGE_LINE: "a package: its name, '=', its version, ' sha256:' and 64 hexadecimal digits",
 }
 """Every pattern of the language, as what it allows in words: for error messages."""
 
@@ -161,6 +173,10 @@ LabPath = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Series = Annotated[str, Field(pattern=_SERIES), _WRITTEN]
 Line = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Sha256 = Annotated[str, Field(pattern=_SHA256), _WRITTEN]
+Release = Annotated[str, Field(pattern=_RELEASE), _WRITTEN]
+"""What ``uname -r`` says, safe as a file name: folders of the cache and of a guest have it."""
+Version = Annotated[str, AfterValidator(_known_version), _WRITTEN]
+PackageLine = Annotated[str, Field(pattern=_PACKAGE_LINE, max_length=1024), _WRITTEN]
 Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
 KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
