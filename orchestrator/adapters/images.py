@@ -166,7 +166,7 @@ def parse_package_list(text: str) -> list[str]:
         if fields.keys() >= {"Package", "Version", "SHA256"}:
             found.append(f"{fields['Package']}={fields['Version']} sha256:{fields['SHA256']}")
             fields = {}
-    return sorted(found)
+    return sorted(set(found))
 
 
 def _tar_to_squashfs(tar_path: Path, squashfs_path: Path) -> None:
