@@ -137,6 +137,10 @@
  * Ends with the command's status, or 128 and the number of the signal that
  * ended it.
  *
+ *	sysio --user N COMMAND [ARGUMENT...]
+ *
+ * Becomes user and group N, without other groups, and then the command.
+ *
  * Exit status 1 if a call failed ("sysio: open: EACCES (Permission denied)"),
  * 64 for bad usage.
  */
@@ -833,15 +837,22 @@ static void run_chown(const struct step *step)
 
 /* ---- words: the process ------------------------------------------------ */
 
-static void run_uid(const struct step *step)
+static int become(long long id)
 {
-	long long id = step->numbers[0];
 	int result = setgroups(0, NULL);
 
 	if (!result)
 		result = setresgid(id, id, id);
 	if (!result)
 		result = setresuid(id, id, id);
+	return result;
+}
+
+static void run_uid(const struct step *step)
+{
+	long long id = step->numbers[0];
+	int result = become(id);
+
 	answer(step, result < 0 ? result : id);
 }
 
@@ -1750,7 +1761,7 @@ static int unload_module(const char *name)
 	return EXIT_SUCCESS;
 }
 
-/* ---- a session --------------------------------------------------------- */
+/* ---- a session, a user ------------------------------------------------- */
 
 static void begin_session(const char *path, char **command)
 {
@@ -1784,6 +1795,18 @@ static int run_session(const char *path, char **command)
 				     WEXITSTATUS(status);
 }
 
+static int run_user(const char *number, char **command)
+{
+	long long id;
+
+	if (!parse_number(number, 10, &id) || id < 0)
+		die(EXIT_USAGE, "--user: not a number for it: %s", number);
+	if (become(id))
+		die_of("setresuid");
+	execvp(command[0], command);
+	die_of(command[0]);
+}
+
 int main(int argc, char **argv)
 {
 	struct raw raw;
@@ -1804,5 +1827,7 @@ int main(int argc, char **argv)
 		return unload_module(argv[2]);
 	if (!strcmp(argv[1], "--session") && argc > 3)
 		return run_session(argv[2], argv + 3);
+	if (!strcmp(argv[1], "--user") && argc > 3)
+		return run_user(argv[2], argv + 3);
 	return run_words(argc - 1, argv + 1);
 }

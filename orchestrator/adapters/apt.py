@@ -26,6 +26,8 @@ from orchestrator.plan.recipe import Keyring, Recipe
 NETWORK_SECONDS = 1800.0
 HOST_KEYRINGS = Path("/usr/share/keyrings")
 APT_HELPER = "/usr/lib/apt/apt-helper"
+# How many of a source package's versions are tried until a mirror still has one.
+MAX_SOURCE_VERSIONS = 40
 DEBIAN_KEYRING = "debian-archive-keyring.gpg"
 
 
@@ -40,6 +42,17 @@ class Package:
     place: str = ""
     """Where the archive keeps it, below the archive's root."""
     depends: tuple[str, ...] = ()
+
+
+def as_part(package: Package) -> Part:
+    """A package as part of a kernel."""
+    return Part(
+        name=package.name,
+        version=package.version,
+        sha256=package.sha256,
+        size=package.size,
+        place=package.place or None,
+    )
 
 
 def ensure_keyring(cache: Cache, keyring: Keyring) -> Path:
@@ -152,6 +165,11 @@ class AptRoot:
             *("-q", "-q"),
         )
 
+    @property
+    def root(self) -> Path:
+        """Where apt's own folders are."""
+        return self._root
+
     def update(self) -> None:
         """Fetch the indexes; ``SourceError`` if one cannot be had or is not signed as it must."""
         # apt-get update exits with 0 when a suite is out of reach, unless told not to.
@@ -234,6 +252,30 @@ class AptRoot:
         found = re.findall(r"^deb (?:\[[^]]*\] )?(\S+) ", text, re.MULTILINE)
         return tuple(dict.fromkeys(base.rstrip("/") for base in found))
 
+    def download_source_part(self, source: str, ending: str, folder: Path) -> Path:
+        """Fetch the file of a source package that ends so, checked against its signed hash.
+
+        The newest version that the mirror still has is taken: indexes name older ones too,
+        and some that are gone. Needs a root made by ``ensure_source_root``.
+        """
+        self._cache.require_network(f"the source of {source}")
+        shown = self._run("apt-cache", "showsrc", source).stdout.decode(errors="replace")
+        versions = dict.fromkeys(re.findall(r"^Version: (\S+)$", shown, re.MULTILINE))
+        problem = f"no package of that name is in the index of {self._root.name}"
+        for version in list(reversed(versions))[:MAX_SOURCE_VERSIONS]:
+            uris = self._run(
+                "apt-get", "source", "--print-uris", "--only-source", f"{source}={version}"
+            )
+            for uri, name, digest in _parse_uris(uris.stdout.decode(errors="replace")):
+                if not name.endswith(ending):
+                    continue
+                path = folder / name
+                done = self._run(APT_HELPER, "download-file", uri, str(path), f"SHA256:{digest}")
+                if done.status == 0 and sha256_of(path) == digest:
+                    return path
+                problem = _telling_lines(done)
+        raise SourceError(f"cannot fetch {source}'s {ending}: {problem}")
+
     def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> process.Completed:
         path = tool if tool.startswith("/") else process.find_tool(tool)
         argv = (path, *self._options, *arguments)
@@ -258,6 +300,29 @@ def _parse_package(text: str) -> Package | None:
         place=fields.get("Filename", ""),
         depends=tuple(name for name in depends if name),
     )
+
+
+def _parse_uris(text: str) -> list[tuple[str, str, str]]:
+    """Address, plain file name and SHA-256 of each file that apt would fetch."""
+    return re.findall(r"^'([^']+)' ([^/\s]+) \d+ SHA256:([0-9a-f]{64})$", text, re.MULTILINE)
+
+
+def ensure_source_root(cache: Cache, recipe: Recipe, keyring: Path) -> AptRoot:
+    """A private apt like ``ensure_apt_root``'s that knows source packages instead."""
+    key = f"source-{recipe.release}-{hash_of(recipe.release, recipe.also, recipe.components)}"
+    binary = ensure_apt_root(cache, recipe)
+
+    def make(folder: Path) -> None:
+        cache.require_network(f"the index of {recipe.release}'s sources")
+        shutil.copytree(binary.root / "etc", folder / "etc")
+        _make_state(folder)
+        source_list = folder / "etc/apt/sources.list"
+        lines = source_list.read_text().splitlines()
+        text = "".join(f"{re.sub('^deb ', 'deb-src ', line)}\n" for line in lines)
+        source_list.write_text(text)
+        AptRoot(cache, folder, keyring, ended=recipe.ended).update()
+
+    return AptRoot(cache, cache.ensure("apt", key, make), keyring, ended=recipe.ended)
 
 
 def ensure_apt_root(cache: Cache, recipe: Recipe, *, update: bool = False) -> AptRoot:
@@ -293,7 +358,13 @@ def _unpack_configuration(tar_path: Path, folder: Path) -> None:
             if wanted and member.isfile() and (source := tar.extractfile(member)):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(source.read())
-    # Empty ones too: apt complains of each that it misses, in the place of what matters.
+    _make_state(folder)
+
+
+def _make_state(folder: Path) -> None:
+    """What apt wants to find below its root; it complains of each that it misses, in the place
+    of what matters.
+    """
     for name in (
         *("etc/apt/preferences.d", "etc/apt/apt.conf.d", "var/log/apt"),
         *("var/lib/apt/lists/partial", "var/cache/apt/archives/partial"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.adapters.apt import ensure_keyring, run_mmdebstrap
-from orchestrator.adapters.cache import Cache, hash_of, sha256_of, write_json
+from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room, write_json
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
@@ -19,6 +19,9 @@ from orchestrator.plan.recipe import Recipe
 FORMAT = 2
 PACKAGE_LIST = PurePosixPath("/usr/share/kmod-lab/packages")
 BUSYBOX_MEMBERS = ("./bin/busybox", "./usr/bin/busybox")
+# mmdebstrap's own, which looks whether the release needs it: up to Ubuntu 16.04 and Debian 8
+# an init system is essential, and its packages must be configured in their order.
+OLD_RELEASES_HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-jessie-or-older")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Image:
 
 def image_key(recipe: Recipe, tool_source: bytes, locked: tuple[str, ...] | None = None) -> str:
     """What the image depends on, in a name; an image for a lock has a name of its own."""
-    key = f"{recipe.release}-{hash_of(FORMAT, recipe.model_dump(), tool_source)}"
+    # Not on what only the toolchain's image has.
+    about = recipe.model_dump(exclude={"kernel_packages"})
+    key = f"{recipe.release}-{hash_of(FORMAT, about, tool_source)}"
     return key if locked is None else f"{key}-{hash_of(locked)}"
 
 
@@ -127,6 +132,45 @@ def _read_image(folder: Path, recipe: Recipe) -> Image:
     )
 
 
+def ensure_toolchain(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Image:
+    """The image that kernels are built in: the recipe's, and its ``kernel_packages``.
+
+    Blocks and raises like ``ensure_image``.
+    """
+    if not recipe.kernel_packages:
+        raise SourceError(
+            f"the recipe of {recipe.release} says not what building a kernel takes",
+            hint="list flex, bison and so on in its `kernel_packages`; `images/` has examples",
+        )
+    packages = (*recipe.packages, *recipe.kernel_packages)
+    whole = recipe.model_copy(update={"packages": packages, "kernel_packages": ()})
+    return ensure_image(cache, whole, tool_source_path)
+
+
+def ensure_root(cache: Cache, image: Image) -> Path:
+    """The image unpacked: a folder with its root file system, to run things in.
+
+    Blocks for some ten seconds where the cache has it not. Owners, devices and set-user-id
+    bits are not kept for an ordinary user, and nothing here needs them.
+    """
+
+    def make(folder: Path) -> None:
+        target = folder / "root"
+        argv = (
+            *(process.find_tool("unsquashfs"), "-no-progress", "-no-xattrs", "-quiet"),
+            # No devices: an ordinary user cannot make them, and a box has its own.
+            *("-excludes", "-dest", str(target), str(image.squashfs_path), "dev"),
+        )
+        deadline = Deadline.after(600, f"unpacking the image of {image.release}")
+        done = process.run(argv, deadline=deadline, watch=watch_room(folder))
+        if done.status != 0:
+            raise SourceError(f"cannot unpack the image of {image.release}: {done.last_lines()}")
+        (target / "dev").mkdir(exist_ok=True)
+        target.chmod(0o755)
+
+    return cache.ensure("roots", image.key, make) / "root"
+
+
 def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -> None:
     cache.require_network(f"the userland of {recipe.release}")
     tar_path = folder / "image.tar"
@@ -148,6 +192,7 @@ def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -
         (
             "--variant=essential",
             f"--include={','.join(recipe.packages)}",
+            *((f"--hook-dir={OLD_RELEASES_HOOKS}",) if OLD_RELEASES_HOOKS.is_dir() else ()),
             *(f"--customize-hook={hook}" for hook in hooks),
         ),
         tar_path,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import zstandard
 
 from orchestrator.adapters.cache import hash_of, sha256_of, write_json
 from orchestrator.adapters.sources import SourceContext, source_of
@@ -37,6 +40,8 @@ class Kernel:
     """In the order in which they must be loaded, not compressed."""
     vmlinuz_sha256: str
     config_sha256: str
+    compiler: str
+    """What built it, as far as its configuration or its headers say."""
 
     @property
     def release(self) -> str:
@@ -46,7 +51,7 @@ class Kernel:
 
 def load_resolution(context: SourceContext, entry: KernelEntry) -> ResolvedKernel | None:
     """What ``entry`` was resolved to when the network was last asked; None if never."""
-    if not source_of(entry).floating:
+    if not source_of(entry).floats(entry):
         return None
     try:
         return ResolvedKernel.model_validate_json(_resolution_path(context, entry).read_text())
@@ -75,7 +80,7 @@ def ensure_resolution(context: SourceContext, entry: KernelEntry) -> ResolvedKer
         return known
     source = source_of(entry)
     resolved = source.resolve(context, entry)
-    if source.floating:
+    if source.floats(entry):
         write_json(_resolution_path(context, entry), resolved.model_dump())
     return resolved
 
@@ -108,6 +113,7 @@ def ensure_kernel(context: SourceContext, entry: KernelEntry, resolved: Resolved
             "resolved": resolved.model_dump(),
             "vmlinuz_sha256": sha256_of(folder / "vmlinuz"),
             "config_sha256": sha256_of(folder / "config"),
+            "compiler": read_compiler(folder / "config") or resolved.compiler,
         }
         write_json(folder / "kernel.json", about)
 
@@ -122,7 +128,15 @@ def ensure_kernel(context: SourceContext, entry: KernelEntry, resolved: Resolved
         boot_modules=tuple(folder / "boot-modules" / name for name in modules),
         vmlinuz_sha256=about["vmlinuz_sha256"],
         config_sha256=about["config_sha256"],
+        compiler=about["compiler"],
     )
+
+
+def read_compiler(config_path: Path) -> str:
+    """What a kernel's configuration says of its compiler; nothing in the oldest ones."""
+    text = config_path.read_text(errors="replace")
+    match = re.search(r'^CONFIG_CC_VERSION_TEXT="(.*)"$', text, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def assemble_kernel(tree: Path, release: str, folder: Path) -> None:
@@ -145,6 +159,8 @@ def assemble_kernel(tree: Path, release: str, folder: Path) -> None:
     (tree / "lib").unlink()
     _take_boot_file(tree, release, "vmlinuz", folder)
     _take_boot_file(tree, release, "config", folder)
+    if (tree / "boot" / f"vmlinux-{release}").is_file():
+        _take_boot_file(tree, release, "vmlinux", folder)
     (folder / "vmlinuz").chmod(0o644)  # Ubuntu's is closed to the user that QEMU runs as
     for path in tree.iterdir():
         if path.name != "usr":
@@ -240,6 +256,8 @@ def _decompress(path: Path) -> bytes:
         ".ko": bytes,
         ".xz": lzma.decompress,
         ".gz": gzip.decompress,
+        # Not decompress(): a frame need not say how long its contents are.
+        ".zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
     }
     decompress = decompressors.get(path.suffix)
     if decompress is None:

@@ -71,9 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--offline", action="store_true", help="use what is cached, and no network")
     run.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
-    run.add_argument(
-        "--results", type=Path, metavar="DIR", help="where runs are kept (lab-results)"
-    )
+    _add_results(run)
     run.set_defaults(command=_run)
 
     listing = commands.add_parser("list", help="show the lab's kernels and scenarios")
@@ -86,6 +84,21 @@ def build_parser() -> argparse.ArgumentParser:
     shell.add_argument("--offline", action="store_true", help="use what is cached, and no network")
     shell.add_argument("kernel", help="a kernel's name, or a version")
     shell.set_defaults(command=_shell)
+
+    bisect = commands.add_parser(
+        "bisect", help="find between which two kernels a scenario's outcome changes"
+    )
+    _add_lab_option(bisect)
+    bisect.add_argument("scenario", help="a scenario's name, or part of it")
+    bisect.add_argument(
+        "--between",
+        nargs=2,
+        required=True,
+        metavar=("A", "B"),
+        help="versions, or kernels of the lab, that enclose the change",
+    )
+    _add_results(bisect)
+    bisect.set_defaults(command=_bisect)
 
     kernels = commands.add_parser("kernels", help="show the lab's kernels: asked, found, cached")
     _add_lab_option(kernels)
@@ -130,6 +143,12 @@ def _positive(text: str) -> int:
 def _add_lab_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lab", type=Path, default=Path("lab.yaml"), metavar="FILE", help="the lab (lab.yaml)"
+    )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="where runs are kept (lab-results)"
     )
 
 
@@ -219,8 +238,7 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
     require_host()
-    results_dir = arguments.results or plan.lab.path.parent / "lab-results"
-    run_dir = create_run_dir(results_dir, new_run_id())
+    run_dir = create_run_dir(_results_dir(plan.lab, arguments), new_run_id())
     with orderly_stop() as stop, open_progress(plan) as progress:
         run = Run(
             plan,
@@ -236,6 +254,20 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         _stop_printing()  # what the run came to does not depend on who reads
     return judge_result(result).exit_status
+
+
+def _results_dir(lab: Lab, arguments: argparse.Namespace) -> Path:
+    chosen: Path | None = arguments.results
+    return chosen or lab.path.parent / "lab-results"
+
+
+def _bisect(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.bisecting import search
+
+    lab, cache = _load_lab(arguments.lab), _open_cache(arguments)
+    older, newer = arguments.between
+    results_dir = _results_dir(lab, arguments)
+    return search(lab, cache, arguments.scenario, (older, newer), results_dir)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ def make_plan(
     """
     lock = load_lock(lab) if locked else None
     contexts = make_contexts(lab, cache)
-    known = _known(lab, contexts, lock)
+    known = known_kernels(lab, contexts, lock)
     names = select_kernels(lab, kernels, known)
     return resolve_plan(
         lab,
@@ -56,7 +56,7 @@ def make_contexts(lab: Lab, cache: Cache) -> dict[str, SourceContext]:
     }
 
 
-def _known(
+def known_kernels(
     lab: Lab, contexts: dict[str, SourceContext], lock: Lock | None
 ) -> dict[str, ResolvedKernel]:
     """What each kernel is: as locked, or as last looked up."""
@@ -81,5 +81,5 @@ def require_unlocked(lab: Lab) -> None:
 def forget(lab: Lab, cache: Cache, kernels: Sequence[str]) -> None:
     """Forget what these kernels were resolved to, so that the newest is looked up."""
     contexts = make_contexts(lab, cache)
-    names = select_kernels(lab, kernels, _known(lab, contexts, None))
+    names = select_kernels(lab, kernels, known_kernels(lab, contexts, None))
     forget_resolutions((contexts[name], lab.file.kernels[name]) for name in names)

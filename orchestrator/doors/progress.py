@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from orchestrator.plan.outcome import Outcome
+from orchestrator.plan.outcome import CellResult, Outcome
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.visible import visible as printable
 from orchestrator.policy.events import CellDone, Doing, Event, KernelDone, Note
@@ -47,6 +47,7 @@ class LineProgress:
         self._started = time.monotonic()
         self._width = max((len(kernel.name) for kernel in plan.kernels), default=0)
         self._scenarios = {cell.scenario.name for k in plan.kernels for cell in k.cells}
+        self._last_error: dict[str, str] = {}
 
     def __enter__(self) -> LineProgress:
         return self
@@ -61,13 +62,22 @@ class LineProgress:
         elif isinstance(event, Note):
             self._line(event.kernel, event.text)
         elif isinstance(event, CellDone) and event.cell.outcome is not Outcome.SKIPPED:
-            cell = event.cell
-            why = f": {cell.reason}" if cell.reason else ""
-            self._line(cell.kernel, f"{cell.outcome.value:<6} {cell.scenario}{why}")
+            self._cell(event.cell)
         elif isinstance(event, KernelDone):
             kernel = event.kernel
             passed = sum(cell.outcome is Outcome.PASSED for cell in kernel.cells)
-            self._line(kernel.name, f"done: {passed} of {len(kernel.cells)} passed")
+            errors = sum(cell.outcome is Outcome.ERROR for cell in kernel.cells)
+            broken = f", {errors} could not be judged" if errors else ""
+            self._line(kernel.name, f"done: {passed} of {len(kernel.cells)} passed{broken}")
+
+    def _cell(self, cell: CellResult) -> None:
+        """A judged cell; what keeps a whole kernel from being judged is told once."""
+        if cell.outcome is Outcome.ERROR:
+            if self._last_error.get(cell.kernel) == cell.reason:
+                return
+            self._last_error[cell.kernel] = cell.reason
+        why = f": {cell.reason}" if cell.reason else ""
+        self._line(cell.kernel, f"{cell.outcome.value:<6} {cell.scenario}{why}")
 
     def _line(self, kernel: str, text: str) -> None:
         seconds = time.monotonic() - self._started

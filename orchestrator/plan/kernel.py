@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from orchestrator.plan.model import Line, Name, Release, Sha256, Value, Version
+from orchestrator.plan.model import FileName, Line, Release, Sha256, Value, Version
 
 
 class Part(Value):
     """A file that a kernel is made of: a binary package, a tarball, a tree."""
 
-    name: Name = Field(description="the package's or file's name")
+    name: FileName = Field(description="the package's or file's name")
     version: Line = Field(description="its version, as its source writes it")
     sha256: Sha256 = Field(description="the SHA-256 of the file, or of all files of a tree")
     size: int = Field(ge=0, description="bytes to fetch")

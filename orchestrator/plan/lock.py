@@ -41,6 +41,7 @@ class LockedKernel(Value):
     kernel: ResolvedKernel
     vmlinuz: Sha256 = Field(description="the SHA-256 of the kernel file")
     config: Sha256 = Field(description="the SHA-256 of its configuration")
+    compiler: str = Field(default="", description="what built it")
 
 
 class Lock(Value):

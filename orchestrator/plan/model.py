@@ -133,6 +133,7 @@ _SERIES = r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$"
 _HEX = r"^[0-9a-fA-F \t\r\n]*$"
 _SHA256 = r"^[0-9a-f]{64}$"
 _RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$"
+_FILE_NAME = r"^[^\x00-\x1f\x7f-\x9f/-][^\x00-\x1f\x7f-\x9f/]{0,199}$"
 _PACKAGE_LINE = r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+~:-]+ sha256:[0-9a-f]{64}$"
 
 PATTERN_WORDS: Mapping[str, str] = {
@@ -149,6 +150,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     _HEX: "hexadecimal digits and blanks",
     _SHA256: "a SHA-256: 64 hexadecimal digits",
     _RELEASE: "what `uname -r` says: letters, digits and '.', '_', '+', '~', '-'",
+    _FILE_NAME: "a file's name: one line without '/', the first character no '-'",
     _PACKAGE_LINE: "a package: its name, '=', its version, ' sha256:' and 64 hexadecimal digits",
 }
 """Every pattern of the language, as what it allows in words: for error messages."""
@@ -176,6 +178,8 @@ Sha256 = Annotated[str, Field(pattern=_SHA256), _WRITTEN]
 Release = Annotated[str, Field(pattern=_RELEASE), _WRITTEN]
 """What ``uname -r`` says, safe as a file name: folders of the cache and of a guest have it."""
 Version = Annotated[str, AfterValidator(_known_version), _WRITTEN]
+FileName = Annotated[str, Field(pattern=_FILE_NAME), _WRITTEN]
+"""What can stand in a folder, and on a command line where it is no option."""
 PackageLine = Annotated[str, Field(pattern=_PACKAGE_LINE, max_length=1024), _WRITTEN]
 Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
 KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]

@@ -42,3 +42,8 @@ class Recipe(Value):
     packages: tuple[PackageName, ...] = Field(
         min_length=1, description="what the guest has beside the release's essential packages"
     )
+    kernel_packages: tuple[PackageName, ...] = Field(
+        (),
+        description="what building a kernel takes beside `packages`; installed in a second "
+        "image that is made only when a kernel must be built",
+    )

@@ -22,3 +22,8 @@ def load_recipe(lab: Lab, name: str) -> Recipe:
         f"no recipe {name!r} for a guest image",
         hint=f"there are {', '.join(known)}; a lab's own lie in the folder that `images:` names",
     )
+
+
+def load_shipped_recipe(name: str) -> Recipe:
+    """A recipe that comes with the lab."""
+    return validate_document(Recipe, load_yaml(shipped_images_dir() / f"{name}.yaml"))

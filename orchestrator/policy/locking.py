@@ -49,6 +49,7 @@ def make_lock(
             kernel=kernel.resolved,
             vmlinuz=kernel.vmlinuz_sha256,
             config=kernel.config_sha256,
+            compiler=kernel.compiler,
         )
         images[planned.entry.image] = LockedImage(packages=image.packages)
     used = {plan.lab.file.kernels[name].image for name in kernels}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.adapters.accelerator import Verdict, ensure_verdict
@@ -44,13 +44,16 @@ class Ready:
     verdict: Verdict
 
 
-def source_context(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> SourceContext:
+def source_context(
+    lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener, log_dir: Path | None = None
+) -> SourceContext:
     """What this kernel's source may use."""
     return SourceContext(
         cache,
         plan.recipe,
         lab.path.parent,
         say=lambda what: listener(Doing(plan.name, what)),
+        log_dir=log_dir,
     )
 
 
@@ -209,20 +212,22 @@ class Worker:
         todo = [cell for cell in self._plan.cells if not cell.skip]
         if not todo:
             return
+        self._identity = self._identify()
         ready = prepare(self._lab, self._plan, self._cache, self._listener)
         self.verdict = ready.verdict
-        self._identity = self._identify(ready)
+        self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
         self._play(ready, todo)
 
-    def _identify(self, ready: Ready) -> KernelIdentity:
-        resolved = ready.kernel.resolved
+    def _identify(self) -> KernelIdentity:
+        """Which kernel this is, as soon as it is resolved."""
+        resolved = self._plan.known
+        assert resolved is not None, "it is resolved first"
         return KernelIdentity(
             name=self._plan.name,
             release=resolved.release,
             version=resolved.version,
             source=resolved.origin,
             packages=tuple(part.label for part in resolved.parts),
-            kernel_sha256=ready.kernel.vmlinuz_sha256,
         )
 
     # --- guests ----------------------------------------------------------------------------

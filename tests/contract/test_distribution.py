@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters import apt as apt_module
-from orchestrator.adapters.apt import AptRoot, ensure_apt_root, ensure_keyring
+from orchestrator.adapters.apt import AptRoot, as_part, ensure_apt_root, ensure_keyring
 from orchestrator.adapters.cache import Cache
 from orchestrator.adapters.kernels import (
     BOOT_MODULES,
@@ -26,7 +26,7 @@ from orchestrator.adapters.kernels import (
     load_resolution,
 )
 from orchestrator.adapters.sources import SourceContext
-from orchestrator.adapters.sources.distribution import DistributionEntry, _part, resolve_kernel
+from orchestrator.adapters.sources.distribution import DistributionEntry, resolve_kernel
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError, RunInterruptedError, SourceError
 from orchestrator.plan.kernel import Part
@@ -123,6 +123,7 @@ DEBIAN = [
     Deb("linux-image-6.1-but-not-really", "1"),
     Deb("linux-base", "4.9"),
 ]
+MODULES_5_13 = "linux-modules-5.13.0-52-generic"
 UBUNTU = [
     *(
         deb
@@ -162,6 +163,21 @@ UBUNTU = [
         ("linux-hwe-5.15-headers-5.15.0-139",),
     ),
     Deb("linux-hwe-5.15-headers-5.15.0-139", "5.15.0-139.149~20.04.1"),
+    # Modules that name the signed image first, where there is an unsigned one too.
+    Deb("linux-image-5.13.0-52-generic", "5.13.0-52.59~20.04.1"),
+    Deb("linux-image-unsigned-5.13.0-52-generic", "5.13.0-52.59~20.04.1", (MODULES_5_13,)),
+    Deb(
+        MODULES_5_13,
+        "5.13.0-52.59~20.04.1",
+        ("linux-image-5.13.0-52-generic | linux-image-unsigned-5.13.0-52-generic",),
+    ),
+    # What hardware enablement was called before it had a number.
+    Deb(
+        "linux-headers-5.13.0-52-generic",
+        "5.13.0-52.59~20.04.1",
+        ("linux-hwe-headers-5.13.0-52",),
+    ),
+    Deb("linux-hwe-headers-5.13.0-52", "5.13.0-52.59~20.04.1"),
 ]
 # Debian since 7.x: the image package is empty, and its parts are packages of their own.
 SEVEN = [
@@ -285,6 +301,17 @@ def test_a_signed_image_is_taken_where_there_is_no_other(apt: Roots) -> None:
     ]
 
 
+def test_of_two_images_that_modules_would_do_with_one_is_taken(apt: Roots) -> None:
+    entry = DistributionEntry(image="testy", version="5.13")
+    found = resolve_kernel(apt["ubuntu"], recipe_of("ubuntu", "generic"), entry)
+    assert names(found.parts) == [
+        "linux-headers-5.13.0-52-generic",
+        "linux-hwe-headers-5.13.0-52",
+        "linux-image-unsigned-5.13.0-52-generic",
+        "linux-modules-5.13.0-52-generic",
+    ]
+
+
 def test_a_kernel_in_many_packages_is_taken_whole(apt: Roots) -> None:
     entry = DistributionEntry(image="testy", version="7")
     found = resolve_kernel(apt["seven"], recipe_of("seven", "amd64"), entry)
@@ -361,7 +388,7 @@ def root(open_dir: Path, mirror: Mirror) -> AptRoot:
 
 def all_packages(root: AptRoot) -> tuple[Part, ...]:
     shown = root.show((KERNEL.name, HEADERS.name)).values()
-    return tuple(_part(package) for package in shown)
+    return tuple(as_part(package) for package in shown)
 
 
 def test_packages_are_fetched_and_are_what_was_signed(root: AptRoot, tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def kernel(tmp_path: Path) -> Kernel:
         boot_modules=(tmp_path / "virtio.ko", tmp_path / "virtio_pci.ko"),
         vmlinuz_sha256="",
         config_sha256="",
+        compiler="",
     )
 
 

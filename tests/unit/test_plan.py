@@ -206,7 +206,7 @@ def test_one_is_one(lab: Lab) -> None:
 # --- recipes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["focal", "bullseye", "bookworm", "trixie"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in shipped_images_dir().glob("*.yaml")))
 def test_the_recipes_that_come_with_the_lab_are_whole(lab: Lab, name: str) -> None:
     recipe = load_recipe(lab, name)
     assert recipe.release == name
@@ -217,7 +217,7 @@ def test_the_recipes_that_come_with_the_lab_are_whole(lab: Lab, name: str) -> No
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are(lab: Lab) -> None:
     with pytest.raises(ConfigError, match="no recipe 'sarge'") as caught:
         load_recipe(lab, "sarge")
-    assert "bookworm, bullseye, focal, trixie" in caught.value.hint
+    assert "there are bionic, bookworm, bullseye, focal, " in caught.value.hint
 
 
 def test_a_labs_own_recipe_comes_first(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from orchestrator.plan.recipes import load_recipe
 from .conftest import REPOSITORY
 
 LAB = load_lab(REPOSITORY / "lab.yaml", entry_types())
+# Kbuild's remark where the compiler got an update, or another name, since the kernel was built:
+# 5.19's was gcc 11.3, 6.8's is called x86_64-linux-gnu-gcc-13. It says nothing of the code.
+OTHER_COMPILER = "warning: the compiler differs from the one used to build the kernel"
 
 
 @pytest.fixture
@@ -75,4 +78,4 @@ def test_no_warning_at_w1(name: str, unpacked: Callable[[str], tuple[Path, str]]
     assert {path.name for path in root.glob("src-kmod/**/*.ko")} == {
         *("procfs1.ko", "procfs2.ko", "procfs3.ko", "procfs4.ko", "squatter.ko")
     }
-    assert "warning" not in done.stdout.lower(), done.stdout
+    assert "warning" not in done.stdout.replace(OTHER_COMPILER, "").lower(), done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from orchestrator.adapters.cache import Cache
+from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.model import KernelEntry
 from orchestrator.plan.recipe import Recipe
+
+PATHS_VARIABLE = "LAB_PATHS"
+"""Names folders, with colons between, that labs may take kernels from beside their own."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,28 @@ class SourceContext:
     lab_dir: Path
     say: Callable[[str], None] = lambda _: None
     """Told what is being done, where that takes long."""
+    log_dir: Path | None = None
+    """Where the output of a build is left; a folder of the cache where there is no better."""
+
+    def locate(self, text: str) -> Path:
+        """The file or folder of this machine that an entry names, free of links.
+
+        Raises ``SourceError`` where it is outside of what a lab may read: a lab may be a
+        stranger's, and what a kernel is built from can be read by what builds it.
+        """
+        path = Path(os.path.realpath(self.lab_dir / Path(text).expanduser()))
+        named = os.environ.get(PATHS_VARIABLE, "").split(":")
+        allowed = [str(self.lab_dir), *(folder for folder in named if folder)]
+        if not any(path.is_relative_to(os.path.realpath(folder)) for folder in allowed):
+            raise SourceError(
+                f"{text} is outside of the lab's folder",
+                hint=f"{PATHS_VARIABLE}={path.parent} lets labs take kernels from there",
+            )
+        return path
+
+    def log_path(self, name: str) -> Path:
+        """Where output goes that is called so."""
+        return (self.log_dir or self.cache.root / "logs") / f"{name}.log"
 
 
 @dataclass(frozen=True)
@@ -46,9 +73,14 @@ class KernelSource(Protocol):
 
     entry: ClassVar[type[KernelEntry]]
     """The shape of its entries; ``entry.key`` tells them from those of other sources."""
-    floating: ClassVar[bool]
-    """Whether an entry is resolved by asking a network what there is: the answer is kept then
-    until the user asks anew. If not, what the entry names is looked at each time."""
+
+    def floats(self, entry: KernelEntry) -> bool:
+        """Whether a network is asked what the entry stands for.
+
+        The answer is kept then, until the user asks anew. If not, what the entry names is on
+        this machine, and looked at each time.
+        """
+        ...
 
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         """The kernel that ``entry`` stands for now. May ask the network."""

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from orchestrator.adapters.apt import AptRoot, Package, ensure_apt_root
+from orchestrator.adapters.apt import AptRoot, Package, as_part, ensure_apt_root
 from orchestrator.adapters.sources import Offer, SourceContext
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
-from orchestrator.plan.kernel import Part, ResolvedKernel
+from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.model import KernelEntry, Name, Series
 from orchestrator.plan.recipe import Recipe
 from orchestrator.plan.version import KernelVersion
@@ -51,7 +51,10 @@ class DistributionSource:
     """Packages from a release's archive, by apt, signatures verified."""
 
     entry: ClassVar[type[KernelEntry]] = DistributionEntry
-    floating: ClassVar[bool] = True
+
+    def floats(self, entry: KernelEntry) -> bool:
+        """The release's index is asked."""
+        return True
 
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         """The newest that fits and has its headers."""
@@ -61,7 +64,7 @@ class DistributionSource:
     def fill(
         self,
         context: SourceContext,
-        entry: KernelEntry,  # noqa: ARG002
+        entry: KernelEntry,
         kernel: ResolvedKernel,
         tree: Path,
     ) -> None:
@@ -102,7 +105,7 @@ class DistributionSource:
     def lost(
         self,
         context: SourceContext,
-        entry: KernelEntry,  # noqa: ARG002
+        entry: KernelEntry,
         kernel: ResolvedKernel,
     ) -> tuple[str, ...]:
         """The packages that the index does not have any more, in this version."""
@@ -114,7 +117,7 @@ class DistributionSource:
             or found.sha256 != part.sha256
         )
 
-    def update(self, context: SourceContext, entry: KernelEntry) -> None:  # noqa: ARG002
+    def update(self, context: SourceContext, entry: KernelEntry) -> None:
         """Fetch newer indexes."""
         ensure_apt_root(context.cache, context.recipe, update=True)
 
@@ -125,7 +128,7 @@ SOURCE = DistributionSource()
 _IMAGE_NAME = re.compile(r"^linux-image-(?P<release>\d[^_]*)$")
 # What belongs to a kernel and its build tree; not linux-base, not a compiler's metapackage.
 _PART = re.compile(
-    r"^linux-(image|binary|modules|headers|kbuild|base-\d|hwe-[\d.]+-headers)[-0-9.]?"
+    r"^linux-(image|binary|modules|headers|kbuild|base-\d|hwe-(?:[\d.]+-)?headers)[-0-9.]?"
 )
 
 
@@ -182,7 +185,9 @@ def _resolve_release(apt: AptRoot, recipe: Recipe, release: str) -> ResolvedKern
     while todo:
         depends = [name for package in todo for name in package.depends]
         compiler = compiler or _compiler_of(depends)
-        wanted = [name for name in depends if _PART.match(name) and name not in parts]
+        # The image is chosen: modules that go with either kind name the other one first.
+        known = {*parts, *candidates}
+        wanted = [name for name in depends if _PART.match(name) and name not in known]
         found = apt.show(wanted)
         if len(found) != len(set(wanted)):
             return None
@@ -192,7 +197,7 @@ def _resolve_release(apt: AptRoot, recipe: Recipe, release: str) -> ResolvedKern
         release=release,
         version=_upstream_version(release, image.version),
         origin=f"{recipe.distribution} {recipe.release}",
-        parts=tuple(_part(parts[name]) for name in sorted(parts)),
+        parts=tuple(as_part(parts[name]) for name in sorted(parts)),
         compiler=compiler,
     )
 
@@ -218,16 +223,6 @@ def _image_packages(apt: AptRoot, releases: Iterable[str]) -> dict[str, Package]
         for release, group in names.items()
         if f"linux-headers-{release}" in shown and any(name in shown for name in group)
     }
-
-
-def _part(package: Package) -> Part:
-    return Part(
-        name=package.name,
-        version=package.version,
-        sha256=package.sha256,
-        size=package.size,
-        place=package.place or None,
-    )
 
 
 def _compiler_of(depends: Iterable[str]) -> str:
