@@ -145,7 +145,9 @@ def _telling_lines(done: process.Completed) -> str:
 
 
 # What the tools say because something else, said before, went wrong.
-_SEQUEL = re.compile(r"mmdebstrap failed|apt-get .*failed$|received signal|Download is performed")
+_SEQUEL = re.compile(
+    r"mmdebstrap failed|apt-get .*failed$|received signal|Download is performed|Download Failed$"
+)
 
 
 class AptRoot:
@@ -237,12 +239,16 @@ class AptRoot:
             return "the lock does not say where it was"
         complaint = "no archive is known"
         for base in self._bases():
-            done = self._run(
-                *(APT_HELPER, "download-file", f"{base}/{part.place}", str(target)),
-                f"SHA256:{part.sha256}",
-            )
-            if done.status == 0 and target.exists():
-                return ""
+            # A folder of its own: apt leaves what it refused under another name.
+            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as name:
+                path = Path(name) / target.name
+                done = self._run(
+                    *(APT_HELPER, "download-file", f"{base}/{part.place}", str(path)),
+                    f"SHA256:{part.sha256}",
+                )
+                if done.status == 0 and path.exists():
+                    path.rename(target)
+                    return ""
             complaint = _telling_lines(done)
         return complaint
 
@@ -363,8 +369,13 @@ def _unpack_configuration(tar_path: Path, folder: Path) -> None:
 
 
 def _make_state(folder: Path) -> None:
-    """What apt wants to find below its root."""
-    for name in ("var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/log/apt"):
+    """What apt wants to find below its root; it complains of each that it misses, in the place
+    of what matters.
+    """
+    for name in (
+        *("etc/apt/preferences.d", "etc/apt/apt.conf.d", "var/log/apt"),
+        *("var/lib/apt/lists/partial", "var/cache/apt/archives/partial"),
+    ):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "var/lib/dpkg").mkdir(parents=True, exist_ok=True)
     (folder / "var/lib/dpkg/status").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -9,7 +10,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache, disk_error, sha256_of
@@ -22,33 +23,30 @@ _NAME = re.compile(r"(?!\.)[A-Za-z0-9._+~-]{1,200}")
 KINDS = ("kernels", "images")
 
 
-def write_bundle(cache: Cache, entries: Sequence[tuple[str, str]], target: Path) -> None:
-    """Write these cache entries (kind, key) to ``target``, whole or not at all.
-
-    Raises ``UsageError`` if one is not cached.
-    """
-    files: dict[str, str] = {}
-    for kind, key in entries:
-        folder = cache.find(kind, key)
-        if folder is None:
-            raise UsageError(f"{kind}/{key} is not in the cache", hint="`lab lock` fetches it")
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                files[str(path.relative_to(cache.root))] = sha256_of(path)
+def write_bundle(entries: Mapping[tuple[str, str], Path], target: Path) -> None:
+    """Write these folders, each to be a cache entry (kind, key), whole or not at all."""
     aside = target.with_name(f".{target.name}.new")
     try:
+        paths = {
+            f"{kind}/{key}/{path.relative_to(folder)}": path
+            for (kind, key), folder in entries.items()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.is_symlink()
+        }
+        files = {name: sha256_of(path) for name, path in paths.items()}
         with tarfile.open(aside, "w") as tar:
             manifest = json.dumps({"format": FORMAT, "files": files}, indent=1).encode()
             info = tarfile.TarInfo(MANIFEST)
             info.size = len(manifest)
             tar.addfile(info, io.BytesIO(manifest))
-            for name in files:
-                tar.add(cache.root / name, name, recursive=False, filter=_plain)
+            for name, path in paths.items():
+                tar.add(path, name, recursive=False, filter=_plain)
         aside.rename(target)
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -70,10 +68,13 @@ def read_bundle(cache: Cache, source: Path) -> tuple[tuple[str, str], ...]:
         with tarfile.open(source, "r:") as tar:
             files = _read_manifest(tar, source)
             entries = _entries(files, source)
+            _check_names(tar, files, source)
             for kind, key in entries:
                 cache.ensure(kind, key, functools.partial(_extract, tar, files, f"{kind}/{key}"))
-    except (tarfile.TarError, EOFError) as error:
-        raise UsageError(f"{source}: not a bundle of `lab export`: {error}") from None
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise UsageError(f"{source}: not a bundle of `lab export`, or damaged: {error}") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(f"{source}: {error.strerror}") from None
     except OSError as error:
         raise disk_error(error, source) from error
     return entries
@@ -81,15 +82,16 @@ def read_bundle(cache: Cache, source: Path) -> tuple[tuple[str, str], ...]:
 
 def _read_manifest(tar: tarfile.TarFile, source: Path) -> dict[str, str]:
     first = tar.next()
-    data = tar.extractfile(first) if first and first.name == MANIFEST else None
+    is_manifest = first is not None and first.isfile() and first.name == MANIFEST
+    data = tar.extractfile(first) if first and is_manifest else None
     if first is None or data is None or first.size > MAX_MANIFEST_BYTES:
         raise UsageError(f"{source}: not a bundle of `lab export`: it has no {MANIFEST}")
     try:
         manifest = json.loads(data.read())
-        files = {str(name): str(digest) for name, digest in manifest["files"].items()}
         if manifest["format"] != FORMAT:
             raise UsageError(f"{source}: a bundle of another version of the lab")
-    except (ValueError, KeyError, TypeError, AttributeError):
+        files = {str(name): str(digest) for name, digest in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{source}: its {MANIFEST} is damaged") from None
     return files
 
@@ -105,6 +107,16 @@ def _entries(files: Iterable[str], source: Path) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _check_names(tar: tarfile.TarFile, files: Iterable[str], source: Path) -> None:
+    """Raise ``UsageError`` where list and contents differ: a name damaged in the list would
+    leave its file out of an entry that else looks whole.
+    """
+    listed, held = {MANIFEST, *files}, set(tar.getnames())
+    for name in sorted(listed ^ held):
+        what = "is missing" if name in listed else "is not in its list"
+        raise UsageError(f"{source}: the bundle is damaged: {name!r} {what}")
+
+
 def _extract(tar: tarfile.TarFile, files: dict[str, str], entry: str, folder: Path) -> None:
     """One entry's files, each checked."""
     for name, digest in files.items():
@@ -112,10 +124,7 @@ def _extract(tar: tarfile.TarFile, files: dict[str, str], entry: str, folder: Pa
             continue
         target = folder / name.removeprefix(f"{entry}/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            member = tar.getmember(name)
-        except KeyError:
-            raise UsageError(f"the bundle is damaged: {name} is missing") from None
+        member = tar.getmember(name)
         data = tar.extractfile(member) if member.isfile() else None
         if data is None:
             raise UsageError(f"the bundle is damaged: {name} is no file")

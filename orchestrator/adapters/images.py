@@ -68,6 +68,34 @@ def ensure_image(
     return _read_image(cache.ensure("images", key, make), recipe)
 
 
+def refresh_image(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Image:
+    """The image of a recipe made anew, of what the archive has now.
+
+    The one whose place it takes is kept under the name that it has for a lock: another lab
+    may have locked it.
+    """
+    source = tool_source_path.read_bytes()
+    key = image_key(recipe, source)
+
+    def make(folder: Path) -> None:
+        _build(cache, recipe, tool_source_path, folder)
+        old = find_image(cache, recipe, tool_source_path)
+        if old is None or old.packages == _read_image(folder, recipe).packages:
+            return
+        cache.ensure(
+            "images",
+            image_key(recipe, source, old.packages),
+            lambda kept: _link_files(old.squashfs_path.parent, kept),
+        )
+
+    return _read_image(cache.replace("images", key, make), recipe)
+
+
+def _link_files(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        (target / path.name).hardlink_to(path)
+
+
 def find_image(
     cache: Cache, recipe: Recipe, tool_source_path: Path, locked: tuple[str, ...] | None = None
 ) -> Image | None:
@@ -211,7 +239,7 @@ def parse_package_list(text: str) -> list[str]:
         if fields.keys() >= {"Package", "Version", "SHA256"}:
             found.append(f"{fields['Package']}={fields['Version']} sha256:{fields['SHA256']}")
             fields = {}
-    return sorted(found)
+    return sorted(set(found))
 
 
 def _tar_to_squashfs(tar_path: Path, squashfs_path: Path) -> None:

@@ -87,7 +87,9 @@ def ensure_resolution(context: SourceContext, entry: KernelEntry) -> ResolvedKer
 
 def _resolution_path(context: SourceContext, entry: KernelEntry) -> Path:
     recipe = context.recipe
-    key = hash_of(FORMAT, recipe.release, recipe.also, recipe.flavour, entry.model_dump())
+    # Whether a kernel may be skipped does not change which it is.
+    asked = entry.model_dump(exclude={"optional"})
+    key = hash_of(FORMAT, recipe.release, recipe.also, recipe.flavour, asked)
     return context.cache.root / "resolved" / f"{recipe.release}-{key}.json"
 
 

@@ -216,6 +216,8 @@ def _run(arguments: argparse.Namespace) -> int:
     lab = _load_lab(arguments.lab)
     cache = _open_cache(arguments)
     if arguments.update:
+        if arguments.offline:
+            raise UsageError("--update asks the network, which --offline forbids")
         require_unlocked(lab)
     if arguments.update and not arguments.dry_run:
         forget(lab, cache, arguments.kernel)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.adapters.bundle import read_bundle, write_bundle
 from orchestrator.adapters.cache import Cache, write_text
-from orchestrator.adapters.images import find_image
+from orchestrator.adapters.images import find_image, image_key
 from orchestrator.adapters.kernels import kernel_key
 from orchestrator.doors.doctor import require_host
 from orchestrator.doors.planning import forget, make_plan
@@ -36,46 +36,59 @@ def write(lab: Lab, cache: Cache, kernels: Sequence[str], *, update: bool, jobs:
     if old and not update:
         plan = pin_what_fits(plan, old)
     with orderly_stop() as stop, stopping_when(stop):
-        lock = make_lock(plan, cache, LineProgress(plan, sys.stderr), old)
+        lock = make_lock(plan, cache, LineProgress(plan, sys.stderr), old, update=update)
     path = lock_path(lab)
     write_text(path, render_lock(lock))
     for name, locked in lock.kernels.items():
         before = old.kernels.get(name) if old else None
         note = "" if before is None or before == locked else f", was {before.kernel.release}"
         print(f"{name:<12} {locked.kernel.release}{note}")
-    print(f"wrote {shown_path(path)}: {len(lock.kernels)} kernels, {len(lock.images)} images")
+    counted = (_counted(len(lock.kernels), "kernel"), _counted(len(lock.images), "image"))
+    print(f"wrote {shown_path(path)}: {', '.join(counted)}")
     return EXIT_PASSED
 
 
 def check(plan: Plan, cache: Cache) -> int:
     """Say what upstream has newer or has lost; 1 if something locked is lost or unknown."""
-    if any(kernel.pinned is None for kernel in plan.kernels):
-        raise UsageError(f"there is no {LOCK_FILE} to check", hint="`lab lock` writes it")
+    _require_lock(plan, "there is nothing to check")
     remarks = check_lock(plan, cache, LineProgress(plan, sys.stderr))
     for remark in remarks:
         print(f"{remark.kernel:<12} {remark.kind:<8} {remark.text}")
     return EXIT_FAILED if any(r.kind in ("lost", "unknown") for r in remarks) else EXIT_PASSED
 
 
+def _require_lock(plan: Plan, else_: str) -> None:
+    if any(kernel.pinned is None and not kernel.left_out for kernel in plan.kernels):
+        raise UsageError(f"there is no {LOCK_FILE}: {else_}", hint="`lab lock` writes it")
+
+
 def export(plan: Plan, cache: Cache, target: Path) -> int:
     """Write the locked kernels and their images to a file."""
-    entries = []
+    entries: dict[tuple[str, str], Path] = {}
+    tool = guest_dir() / "sysio.c"
+    count = 0
+    _require_lock(plan, "what to export is not said")
     for kernel in plan.kernels:
         if kernel.pinned is None:
-            raise UsageError(
-                f"there is no {LOCK_FILE}: what to export is not said", hint="`lab lock` writes it"
-            )
+            continue
         packages = kernel.pinned.image.packages
-        image = find_image(cache, kernel.recipe, guest_dir() / "sysio.c", packages)
-        if image is None:
+        image = find_image(cache, kernel.recipe, tool, packages)
+        key = kernel_key(kernel.pinned.kernel.kernel)
+        folder = cache.find("kernels", key)
+        if image is None or folder is None:
+            what = f"userland of {kernel.recipe.release}" if folder else f"kernel {kernel.name}"
             raise UsageError(
-                f"the locked userland of {kernel.recipe.release} is not in the cache",
+                f"the locked {what} is not in the cache",
                 hint="`lab lock` fetches what is locked, if it is still to be had",
             )
-        entries += [("kernels", kernel_key(kernel.pinned.kernel.kernel)), ("images", image.key)]
-    write_bundle(cache, tuple(dict.fromkeys(entries)), target)
+        # Under the name that it has for this lock: where it is taken to, another userland of
+        # the same recipe may have the plain one.
+        image_name = image_key(kernel.recipe, tool.read_bytes(), packages)
+        entries |= {("kernels", key): folder, ("images", image_name): image.squashfs_path.parent}
+        count += 1
+    write_bundle(entries, target)
     size = target.stat().st_size >> 20
-    print(f"wrote {shown_path(target)}: {len(plan.kernels)} kernels, {size} MiB")
+    print(f"wrote {shown_path(target)}: {_counted(count, 'kernel')}, {size} MiB")
     return EXIT_PASSED
 
 
@@ -86,3 +99,7 @@ def bring(cache: Cache, source: Path) -> int:
         print(f"{kind}/{key}")
     print(f"imported {len(entries)} entries into {cache.root}")
     return EXIT_PASSED
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

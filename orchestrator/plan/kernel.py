@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from orchestrator.plan.model import Line, Sha256, Value
+from orchestrator.plan.model import FileName, Line, Release, Sha256, Value, Version
 
 
 class Part(Value):
     """A file that a kernel is made of: a binary package, a tarball, a tree."""
 
-    name: Line = Field(description="the package's or file's name")
+    name: FileName = Field(description="the package's or file's name")
     version: Line = Field(description="its version, as its source writes it")
     sha256: Sha256 = Field(description="the SHA-256 of the file, or of all files of a tree")
     size: int = Field(ge=0, description="bytes to fetch")
@@ -31,8 +31,8 @@ class Part(Value):
 class ResolvedKernel(Value):
     """What an entry of the lab stands for: this kernel and no other."""
 
-    release: Line = Field(description="what `uname -r` must say")
-    version: Line = Field(description="the kernel's own version, by which ranges judge it")
+    release: Release = Field(description="what `uname -r` must say")
+    version: Version = Field(description="the kernel's own version, by which ranges judge it")
     origin: Line = Field(description="where it comes from, for people")
     parts: tuple[Part, ...] = Field(description="what it is made of")
     compiler: str = Field(

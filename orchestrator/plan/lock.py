@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from orchestrator.foundation.errors import ConfigError
 from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.labfile import validate_document
-from orchestrator.plan.model import KernelEntry, Lab, Line, Name, Sha256, Value
+from orchestrator.plan.model import KernelEntry, Lab, Name, PackageLine, Sha256, Value
 from orchestrator.plan.yamlsource import load_yaml, render_yaml
 
 LOCK_FILE = "lab.lock"
@@ -21,10 +21,17 @@ _HEADER = """\
 """
 
 
+def _in_order(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """A list that was merged by hand means the same in any order."""
+    return tuple(sorted(set(lines)))
+
+
 class LockedImage(Value):
     """A guest's userland: every package that is installed in it."""
 
-    packages: tuple[Line, ...] = Field(description="`name=version sha256:…`, by name")
+    packages: Annotated[tuple[PackageLine, ...], AfterValidator(_in_order)] = Field(
+        description="`name=version sha256:…`, by name"
+    )
 
 
 class LockedKernel(Value):
@@ -71,9 +78,18 @@ def render_lock(lock: Lock) -> str:
 
 
 def asked(entry: KernelEntry) -> dict[str, Any]:
-    """An entry as the lock repeats it."""
-    dump: dict[str, Any] = entry.model_dump(mode="json", exclude_defaults=True)
-    return dump
+    """What an entry asks for, as the lock repeats it and as the reader gives it back.
+
+    ``optional`` is not part of it: whether a kernel may be skipped does not change which it is.
+    """
+    dump = entry.model_dump(mode="json", exclude_defaults=True, exclude={"optional"})
+    return {key: _frozen(value) for key, value in dump.items()}
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def find_pinned(lab: Lab, lock: Lock, name: str) -> Pinned:
@@ -105,11 +121,14 @@ def changed_packages(locked: tuple[str, ...], found: tuple[str, ...]) -> tuple[s
     """What differs between two lists of packages, in words."""
     was, now = (dict(line.split("=", 1) for line in lines) for lines in (locked, found))
     return tuple(
-        f"{name}: locked {_version(was.get(name))}, found {_version(now.get(name))}"
+        f"{name}: {_change(was.get(name), now.get(name))}"
         for name in sorted(was.keys() | now.keys())
         if was.get(name) != now.get(name)
     )
 
 
-def _version(text: str | None) -> str:
-    return "none" if text is None else text.split(" ", 1)[0]
+def _change(was: str | None, now: str | None) -> str:
+    versions = ["none" if text is None else text.split(" ", 1)[0] for text in (was, now)]
+    if versions[0] == versions[1]:
+        return f"another {versions[0]} than the locked one, by its hash"
+    return f"locked {versions[0]}, found {versions[1]}"

@@ -82,6 +82,14 @@ def _known_signal(name: str) -> str:
     return name
 
 
+def _known_version(text: str) -> str:
+    try:
+        KernelVersion.parse(text)
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
+    return text
+
+
 def did_you_mean(text: str, candidates: Iterable[str]) -> str:
     """A hint that names the candidate most like ``text``, or nothing if none is like it."""
     close = difflib.get_close_matches(text, list(candidates), n=1)
@@ -124,6 +132,9 @@ _SIGNAL = r"^SIG[A-Z0-9]{1,9}$"
 _SERIES = r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$"
 _HEX = r"^[0-9a-fA-F \t\r\n]*$"
 _SHA256 = r"^[0-9a-f]{64}$"
+_RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$"
+_FILE_NAME = r"^[^\x00-\x1f\x7f-\x9f/-][^\x00-\x1f\x7f-\x9f/]{0,199}$"
+_PACKAGE_LINE = r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+~:-]+ sha256:[0-9a-f]{64}$"
 
 PATTERN_WORDS: Mapping[str, str] = {
     _NAME: "a name: up to 80 letters, digits and '.', '_', '+', '-', the first a letter or digit",
@@ -138,6 +149,9 @@ PATTERN_WORDS: Mapping[str, str] = {
     _SERIES: "a version: numbers with points between, such as '6.1'",
     _HEX: "hexadecimal digits and blanks",
     _SHA256: "a SHA-256: 64 hexadecimal digits",
+    _RELEASE: "what `uname -r` says: letters, digits and '.', '_', '+', '~', '-'",
+    _FILE_NAME: "a file's name: one line without '/', the first character no '-'",
+    _PACKAGE_LINE: "a package: its name, '=', its version, ' sha256:' and 64 hexadecimal digits",
 }
 """Every pattern of the language, as what it allows in words: for error messages."""
 
@@ -161,6 +175,12 @@ LabPath = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Series = Annotated[str, Field(pattern=_SERIES), _WRITTEN]
 Line = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Sha256 = Annotated[str, Field(pattern=_SHA256), _WRITTEN]
+Release = Annotated[str, Field(pattern=_RELEASE), _WRITTEN]
+"""What ``uname -r`` says, safe as a file name: folders of the cache and of a guest have it."""
+Version = Annotated[str, AfterValidator(_known_version), _WRITTEN]
+FileName = Annotated[str, Field(pattern=_FILE_NAME), _WRITTEN]
+"""What can stand in a folder, and on a command line where it is no option."""
+PackageLine = Annotated[str, Field(pattern=_PACKAGE_LINE, max_length=1024), _WRITTEN]
 Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
 KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Seconds = Annotated[float, Field(gt=0, le=3600)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.foundation.errors import UsageError
 from orchestrator.plan.kernel import ResolvedKernel
-from orchestrator.plan.lock import Lock, Pinned, find_pinned
+from orchestrator.plan.lock import LOCK_FILE, Lock, LockedImage, Pinned, find_pinned
 from orchestrator.plan.model import KernelEntry, Lab, NamedScenario
 from orchestrator.plan.recipe import Recipe
 from orchestrator.plan.version import KernelVersion, VersionRange
@@ -34,6 +34,10 @@ class KernelPlan:
     cells: tuple[Cell, ...]
     pinned: Pinned | None = None
     """What ``lab.lock`` demands of it, where there is one."""
+    userland: LockedImage | None = None
+    """What is locked of its image, where the kernel itself is not."""
+    left_out: str = ""
+    """Why it is not played at all; then it is not even looked up."""
 
     @property
     def modules_wanted(self) -> bool:
@@ -148,12 +152,19 @@ def resolve_plan(
     """The plan of a run over these kernels and scenarios.
 
     Where a kernel is not resolved yet, its series stands for its version. With a lock, what
-    it holds is what will be played. Raises ``ConfigError`` where it does not fit the lab.
+    it holds is what will be played; an optional kernel that it could not hold is left out.
+    Raises ``ConfigError`` where it does not fit the lab.
     """
     cells = tuple(Cell(scenario) for scenario in scenarios)
     plans = []
     for name in kernels:
         entry = lab.file.kernels[name]
+        if lock and entry.optional and name not in lock.kernels:
+            reason = f"it is optional, and not in {LOCK_FILE}"
+            skipped = tuple(replace(cell, skip=reason) for cell in cells)
+            recipe = recipes[entry.image]
+            plans.append(KernelPlan(name, entry, recipe, None, skipped, left_out=reason))
+            continue
         pinned = find_pinned(lab, lock, name) if lock else None
         plan = KernelPlan(name, entry, recipes[entry.image], None, cells, pinned)
         plans.append(with_known(plan, pinned.kernel.kernel if pinned else known.get(name)))

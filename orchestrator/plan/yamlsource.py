@@ -120,8 +120,23 @@ def parse_yaml(data: bytes, path: Path) -> Document:
 
 def render_yaml(value: Mapping[str, Any]) -> str:
     """Plain values as a document that ``parse_yaml`` reads back, keys in the order given."""
-    text: str = yaml.safe_dump(dict(value), sort_keys=False, width=1 << 12, allow_unicode=True)
+    text: str = yaml.dump(
+        dict(value), Dumper=_Writer, sort_keys=False, width=1 << 12, allow_unicode=True
+    )
     return text
+
+
+class _Writer(yaml.SafeDumper):
+    """Quotes what this module's reader, which is not PyYAML's own, would not take for text."""
+
+
+def _write_text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # "1e5" and "0o17" are text to PyYAML and numbers here; PyYAML writes U+2028 as it is.
+    style = '"' if _ODD.search(text) else None if isinstance(_resolve(text), str) else "'"
+    return writer.represent_scalar(f"{_CORE}str", text, style=style)
+
+
+_Writer.add_representer(str, _write_text)
 
 
 def _events(loader: yaml.SafeLoader) -> Iterator[yaml.Event]:

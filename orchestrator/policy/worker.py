@@ -61,6 +61,9 @@ def resolve(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> Ker
     """The plan with its kernel known: as planned, or looked up now. Raises ``SourceError``."""
     if plan.known is not None:
         return plan
+    if plan.left_out:
+        hint = "`lab lock` locks it, if it is to be had now"
+        raise SourceError(f"{plan.name}: {plan.left_out}", hint=hint)
     listener(Doing(plan.name, "looking the kernel up"))
     context = source_context(lab, plan, cache, listener)
     return with_known(plan, ensure_resolution(context, plan.entry))
@@ -75,7 +78,8 @@ def fetch(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> tuple
     assert plan.known is not None, "resolve gives one"
     context = source_context(lab, plan, cache, listener)
     listener(Doing(plan.name, f"getting the userland of {plan.recipe.release}"))
-    packages = plan.pinned.image.packages if plan.pinned else None
+    userland = plan.pinned.image if plan.pinned else plan.userland
+    packages = userland.packages if userland else None
     image = ensure_image(cache, plan.recipe, guest_dir() / "sysio.c", packages)
     listener(Doing(plan.name, f"getting kernel {plan.known.release}"))
     kernel = ensure_kernel(context, plan.entry, plan.known)
@@ -200,7 +204,8 @@ class Worker:
         return result
 
     def _skip_and_play(self) -> None:
-        self._plan = resolve(self._lab, self._plan, self._cache, self._listener)
+        if not self._plan.left_out:
+            self._plan = resolve(self._lab, self._plan, self._cache, self._listener)
         for cell in self._plan.cells:
             if cell.skip:
                 self._done(self._plain(cell, Outcome.SKIPPED, cell.skip))

@@ -9,6 +9,7 @@ import http.server
 import subprocess
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ class Archive:
     def __init__(self, folder: Path, key: SigningKey) -> None:
         self.key = key
         self.files: dict[str, bytes] = {}
-        self._folder = folder
+        self.folder = folder
 
     def publish(self, suite: str, debs: list[Deb], *, key: SigningKey | None = None) -> None:
         """Put a suite's packages and its signed index in place."""
@@ -83,8 +84,12 @@ class Archive:
         self.files[f"dists/{suite}/Release"] = release
         self.files[f"dists/{suite}/Release.gpg"] = (key or self.key).sign(release)
 
+    def drop(self, path: str) -> None:
+        """Take a file out of the pool; what left the index alone stays there."""
+        del self.files[path]
+
     def _paragraph(self, deb: Deb) -> str:
-        data = deb.build(self._folder) if deb.files else deb.file_name.encode()
+        data = deb.build(self.folder) if deb.files else deb.file_name.encode()
         self.files[deb.file_name] = data
         return (
             f"{deb.control}Filename: {deb.file_name}\nSize: {len(data)}\n"
@@ -123,7 +128,7 @@ class Mirror:
         self._thread.join()
 
     def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        path = request.path.lstrip("/")
+        path = urllib.parse.unquote(request.path.lstrip("/"))
         self.asked.append(path)
         fault = next((fault for end, fault in self.faults.items() if path.endswith(end)), None)
         data = self.archive.files.get(path)

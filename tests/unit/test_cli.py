@@ -43,17 +43,19 @@ def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
+COMMANDS = ("run", "list", "shell", "kernels", "lock", "export", "import", "doctor")
+
 # --- the parser ------------------------------------------------------------------------------
 
 
 def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
-    for word in ("run", "list", "shell", "doctor", "Exit status: 0 all passed"):
+    for word in (*COMMANDS, "Exit status: 0 all passed"):
         assert word in out
 
 
-@pytest.mark.parametrize("command", ["run", "list", "shell", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -70,7 +72,18 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nope",), ("run", "--nope"), ("run", "extra"), ("shell",), ("list", "--jobs", "1")],
+    [
+        ("nope",),
+        ("run", "--nope"),
+        ("run", "extra"),
+        ("shell",),
+        ("list", "--jobs", "1"),
+        ("export",),
+        ("import",),
+        ("lock", "extra"),
+        ("kernels", "--update"),
+        ("lock", "-s", "x"),
+    ],
 )
 def test_what_the_parser_does_not_take_is_usage(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -87,7 +100,11 @@ def test_a_number_of_jobs_is_a_number(number: str, capsys: pytest.CaptureFixture
 # --- the lab ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [("run",), ("run", "-n"), ("list",), ("shell", "6.1")])
+@pytest.mark.parametrize("command", [
+        ("run",), ("run", "-n"), ("list",), ("shell", "6.1"), ("kernels",), ("lock",),
+        ("lock", "--check"), ("export", "x.tar"),
+    ],
+)  # fmt: skip
 def test_a_folder_without_a_lab_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +233,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("arguments", [("run", "-n"), ("run", "-n", "--update"), ("list",)])
+@pytest.mark.parametrize(
+    "arguments", [("run", "-n"), ("run", "-n", "--update"), ("list",), ("kernels",)]
+)
 def test_looking_touches_nothing(lab: Path, arguments: tuple[str, ...]) -> None:
     """No process, no network, no file."""
     before = sorted(lab.parent.parent.rglob("*"))
@@ -251,7 +270,7 @@ def test_a_list_shows_kernels_and_scenarios(capsys: pytest.CaptureFixture[str]) 
 # --- readers that go away --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("run", "-n"), ("doctor",)])
+@pytest.mark.parametrize("arguments", [("list",), ("run", "-n"), ("kernels",), ("doctor",)])
 def test_a_reader_that_has_gone_is_no_error(lab: Path, arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
     os.close(read)

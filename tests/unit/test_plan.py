@@ -232,3 +232,66 @@ def test_a_labs_own_recipe_comes_first(tmp_path: Path) -> None:
     (own / "bookworm.yaml").write_text("distribution: debian\nrelease: [")
     with pytest.raises(ConfigError, match=r"bookworm\.yaml:\d"):
         load_recipe(lab, "bookworm")
+
+
+# --- kernels that are known ------------------------------------------------------------------
+
+KNOWN = {
+    "5.4": known_as("5.4.0-216-generic", "5.4.0"),
+    "6.1": known_as("6.1.0-56-amd64", "6.1.192"),
+    "6.1-rt": known_as("6.1.0-57-rt-amd64", "6.1.193"),
+    "7.x": known_as("7.3.4+deb13-cloud-amd64", "7.3.4"),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("latest",), ("7.x",)),
+        (("latest", "5.4"), ("5.4", "7.x")),
+        (("6.1.0-56-amd64",), ("6.1",)),
+        (("7.3.4+deb13-cloud-amd64",), ("7.x",)),
+        (("6.1.0-56-amd64", "5.4.0-216-generic"), ("5.4", "6.1")),
+        ((">=6.1.193",), ("6.1-rt", "7.x")),
+        ((">=6.1.192 <7",), ("6.1", "6.1-rt")),
+        (("==6.1.192",), ("6.1",)),
+        (("<=6.1.192",), ("5.4", "6.1")),
+        (("6.1.100..7.3",), ("6.1", "6.1-rt", "7.x")),
+        (("bookworm",), ("6.1", "6.1-rt")),
+    ],
+)
+def test_words_select_by_what_kernels_are_known_to_be(
+    lab: Lab, words: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    assert select_kernels(lab, words, KNOWN) == names
+
+
+@pytest.mark.parametrize("word", ["6.1.0-55-amd64", "6.1.0-56", ">=7.3.5", "==6.1.0", "5.4.0-216"])
+def test_a_word_that_no_known_kernel_is_selects_none(lab: Lab, word: str) -> None:
+    with pytest.raises(UsageError, match=r"no kernel of this lab is that"):
+        select_kernels(lab, (word,), KNOWN)
+
+
+def test_the_latest_is_by_version_and_not_by_name(lab: Lab) -> None:
+    assert select_kernels(lab, ("latest",), {}) == ("7.x",)
+    newest = {**KNOWN, "5.4": known_as("9.10.0-1-generic", "9.10")}
+    assert select_kernels(lab, ("latest",), newest) == ("5.4",)
+    older = {**KNOWN, "7.x": known_as("5.10.9-amd64", "5.10.9")}
+    assert select_kernels(lab, ("latest",), older) == ("6.1-rt",)
+    rc = {**KNOWN, "5.4": known_as("7.4.0-rc1", "7.4-rc1"), "7.x": known_as("7.4", "7.4")}
+    assert select_kernels(lab, ("latest",), rc) == ("7.x",)
+
+
+def test_an_exact_bound_tells_kernels_of_one_series_apart(lab: Lab) -> None:
+    known = {"6.1": known_as("6.1.0-9-amd64", "6.1.99"), "6.1-rt": known_as("6.1.0-10", "6.1.100")}
+    assert select_kernels(lab, (">=6.1.100 <7",), known) == ("6.1-rt",)
+    assert select_kernels(lab, ("<6.1.100 >=6",), known) == ("6.1",)
+
+
+def test_a_kernel_called_latest_is_that_kernel(tmp_path: Path) -> None:
+    kernels, groups = LAB.replace('"5.4": {', "latest: {").split("groups:")
+    write_lab(
+        tmp_path, lab=f"{kernels}groups:{groups.replace(chr(34) + '5.4' + chr(34), 'latest')}"
+    )
+    lab = load_lab(tmp_path / "lab.yaml", entry_types())
+    assert select_kernels(lab, ("latest",), {}) == ("latest",)
