@@ -53,7 +53,9 @@ class ShelfEntry(KernelEntry):
 
 class ShelfSource:
     entry: ClassVar[type[KernelEntry]] = ShelfEntry
-    floating: ClassVar[bool] = False
+
+    def floats(self, entry: KernelEntry) -> bool:
+        return False
 
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         assert isinstance(entry, ShelfEntry)
