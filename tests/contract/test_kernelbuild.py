@@ -409,3 +409,23 @@ def test_objects_that_are_links(straw: Straw, source: SourceTree, tmp_path: Path
     straw.tools(config=f"ln -sf {tmp_path}/secret .config")
     with pytest.raises(LabError, match="made no file of"):
         straw.build(source)
+
+
+def test_a_step_that_is_ended_is_in_the_log(
+    straw: Straw, source: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernelbuild, "BUILD_SECONDS", 2.0)
+    straw.tools(build="echo so far; sleep 987.4")
+    with pytest.raises(HostError, match="did not end by its deadline"):
+        straw.build(source)
+    assert "so far" in straw.log.read_text()
+    assert [path.name for path in straw.log.parent.iterdir()] == [straw.log.name]
+
+
+def test_a_huge_kernel_loses_its_debugging_information(
+    straw: Straw, source: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernelbuild, "MAX_VMLINUX", 1)
+    straw._write("objcopy", '#!/bin/sh\necho stripped > "$2"\n')
+    straw.build(source)
+    assert (straw.folder / "vmlinux").read_text() == "stripped\n"
