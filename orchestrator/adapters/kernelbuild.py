@@ -34,6 +34,7 @@ from orchestrator.plan.kconfig import (
     merge_options,
     parse_config,
     parse_kconfig,
+    parse_optional,
     render_config,
 )
 from orchestrator.plan.quirks import (
@@ -89,6 +90,8 @@ class Wish:
     """The options that a build asks for, in the order of its fragments."""
 
     options: Mapping[str, str]
+    optional: frozenset[str] = frozenset()
+    """Those that a tree may refuse: the lab's own fragments say which, and why."""
 
     @property
     def local(self) -> str:
@@ -100,12 +103,19 @@ def load_wish(plan: BuildPlan, config_dir: Path) -> Wish:
     """The merged fragments of a build. Raises ``ConfigError`` where one cannot be read."""
     names = ["default"] if plan.flavour == "default" else ["default", plan.flavour]
     paths = (*(config_dir / f"{name}.config" for name in names), *plan.extra)
-    return Wish(merge_options(*(_load_fragment(path) for path in paths)))
+    wish = Wish({})
+    for path in paths:
+        options, optional = _load_fragment(path)
+        # What a later fragment asks for, it insists on, unless it says otherwise itself.
+        left = (wish.optional - options.keys()) | optional
+        wish = Wish(merge_options(wish.options, options), left)
+    return wish
 
 
-def _load_fragment(path: Path) -> dict[str, str]:
+def _load_fragment(path: Path) -> tuple[dict[str, str], frozenset[str]]:
     try:
-        return parse_config(path.read_text())
+        text = path.read_text()
+        return parse_config(text), parse_optional(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError) as error:
@@ -249,7 +259,7 @@ class _Build:
                 f"{self._plan.flavour}: it has no {point}",
                 hint=why,
             )
-        if unmet := find_unmet(wish.options, got, known):
+        if unmet := find_unmet(wish.options, got, known, wish.optional):
             raise _unmet_error(self._plan.source.version, unmet)
         if got.get("MODULES", NOT_SET) != "y":
             raise ConfigError(f"{self._release} would take no modules: CONFIG_MODULES=n")

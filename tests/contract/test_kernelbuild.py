@@ -87,6 +87,14 @@ def test_a_users_options_win(source: SourceTree, tmp_path: Path) -> None:
     assert load_wish(plan, CONFIG_DIR).options["KALLSYMS"] == "n"
 
 
+def test_what_a_user_asks_for_is_insisted_on(source: SourceTree, tmp_path: Path) -> None:
+    extra = tmp_path / "extra.config"
+    extra.write_text("CONFIG_VMAP_STACK=y\n")
+    assert "VMAP_STACK" in load_wish(BuildPlan(source, RECIPE), CONFIG_DIR).optional
+    plan = BuildPlan(source, RECIPE, extra=(extra,))
+    assert load_wish(plan, CONFIG_DIR).optional == frozenset()
+
+
 @pytest.mark.parametrize("content", [b"KALLSYMS=y\n", b"\xff\xfe", None])
 def test_a_fragment_that_is_none(source: SourceTree, tmp_path: Path, content: object) -> None:
     extra = tmp_path / "extra.config"
