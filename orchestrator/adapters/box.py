@@ -141,10 +141,10 @@ class Box:
         """Find what bubblewrap would say less clearly, and what it would let pass."""
         if not (self._root / "usr/bin").is_dir():
             raise HostError(f"{self._root} is no root file system: it has no /usr/bin")
-        if os.geteuid() == 0 and not (self._root / "usr/bin/setpriv").exists():
+        if os.geteuid() == 0 and not (self._root / "usr/bin/perl").exists():
             raise HostError(
-                f"{self._root} has no setpriv, with which a command stops being root's",
-                hint="its recipe must list the package setpriv, or a newer util-linux",
+                f"{self._root} has no perl, with which a command stops being root's",
+                hint="every Debian and Ubuntu has it in the essential package perl-base",
             )
         for target in (*read_only, *writable):
             self._check_target(target)
@@ -182,10 +182,19 @@ _AS_USER = (
 )
 # Root needs no user namespace, and becomes nobody for good: a user of the host that owns
 # nothing. Its own way into a user namespace would leave it the owner of root's files.
+#
+# Perl is what every root has: setpriv(1) came with Ubuntu 18.10. Its own names for users and
+# groups would leave the saved ones be, so that it asks the kernel itself: setgroups, setgid and
+# setuid by their numbers on x86_64. With no privilege left nothing of this can be undone.
+_TO_NOBODY = (
+    "my $id = shift() + 0; "
+    "syscall(116, 0, 0) == 0 && syscall(106, $id) == 0 && syscall(105, $id) == 0 "
+    'or die "box: cannot become nobody: $!\\n"; '
+    'exec {$ARGV[0]} @ARGV or print STDERR "box: $ARGV[0]: $!\\n"; exit 127'
+)
 _AS_ROOT = (
     *("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--"),
-    *("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"),
-    *("--inh-caps", "-setuid,-setgid", "--"),
+    *("perl", "-e", _TO_NOBODY, str(NOBODY)),
 )
 
 
@@ -197,7 +206,7 @@ def _give(path: Path) -> None:
 
 def _is_bwraps(stderr: bytes) -> bool:
     """Whether the output may be bubblewrap's own; a command can print the same."""
-    return stderr.lstrip().startswith((b"bwrap: ", b"prlimit: ", b"setpriv: "))
+    return stderr.lstrip().startswith((b"bwrap: ", b"prlimit: ", b"box: "))
 
 
 # What bubblewrap says where namespaces are refused, from its sources (0.8 to 0.11).

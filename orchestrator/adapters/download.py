@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import requests
-import urllib3
+from typing import TYPE_CHECKING
 
 from orchestrator.adapters.cache import disk_error, watch_room
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
+
+if TYPE_CHECKING:
+    # Imported where it is used: urllib3 binds a socket when it is, to see whether there is
+    # IPv6, and a command that fetches nothing shall touch nothing.
+    import requests
 
 CHUNK_BYTES = 1 << 18
 WATCH_SECONDS = 1.0
@@ -110,6 +113,8 @@ class _Transfer:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def run(self) -> None:
+        import requests
+
         self._path.write_bytes(b"")
         failures = 0
         with requests.Session() as session:
@@ -235,6 +240,9 @@ def _range_start(response: requests.Response) -> int | None:
 @contextlib.contextmanager
 def _in_words() -> Iterator[None]:
     """What the libraries raise, as ``_AgainError`` in plain words; a wrong address at once."""
+    import requests
+    import urllib3
+
     try:
         yield
     except (

@@ -34,6 +34,7 @@ from orchestrator.plan.kconfig import (
     merge_options,
     parse_config,
     parse_kconfig,
+    parse_optional,
     render_config,
 )
 from orchestrator.plan.quirks import (
@@ -50,6 +51,9 @@ from orchestrator.plan.version import KernelVersion
 FORMAT = 1
 BUILD_SECONDS = 4 * 3600.0
 STEP_SECONDS = 1800.0
+MAX_TOLD = 8 << 20
+# Beyond this a vmlinux loses its debugging information, and nothing else.
+MAX_VMLINUX = 512 << 20
 SOURCE, OBJECTS, TARBALL, UNPACKED = "/mnt/source", "/mnt/objects", "/mnt/tarball", "/mnt/unpacked"
 
 Flavour = Literal["default", "debug", "kcsan"]
@@ -86,6 +90,8 @@ class Wish:
     """The options that a build asks for, in the order of its fragments."""
 
     options: Mapping[str, str]
+    optional: frozenset[str] = frozenset()
+    """Those that a tree may refuse: the lab's own fragments say which, and why."""
 
     @property
     def local(self) -> str:
@@ -97,12 +103,19 @@ def load_wish(plan: BuildPlan, config_dir: Path) -> Wish:
     """The merged fragments of a build. Raises ``ConfigError`` where one cannot be read."""
     names = ["default"] if plan.flavour == "default" else ["default", plan.flavour]
     paths = (*(config_dir / f"{name}.config" for name in names), *plan.extra)
-    return Wish(merge_options(*(_load_fragment(path) for path in paths)))
+    wish = Wish({})
+    for path in paths:
+        options, optional = _load_fragment(path)
+        # What a later fragment asks for, it insists on, unless it says otherwise itself.
+        left = (wish.optional - options.keys()) | optional
+        wish = Wish(merge_options(wish.options, options), left)
+    return wish
 
 
-def _load_fragment(path: Path) -> dict[str, str]:
+def _load_fragment(path: Path) -> tuple[dict[str, str], frozenset[str]]:
     try:
-        return parse_config(path.read_text())
+        text = path.read_text()
+        return parse_config(text), parse_optional(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError) as error:
@@ -190,6 +203,8 @@ class _Build:
         self._make("bzImage", "modules", f"-j{jobs}")
         self._check_release()
         self._make("modules_install", "INSTALL_MOD_PATH=/mnt/objects/.installed", *_INSTALL)
+        if _lstat(self._objects / "vmlinux").st_size > MAX_VMLINUX:
+            self._in_objects("objcopy", "--strip-debug", f"{OBJECTS}/vmlinux")
         lay_out(self._source, self._objects, self._tree, self._release)
         # Not remove_tree's business: a stranger's build may have closed its folders.
         _open_folders(self._work)
@@ -221,7 +236,11 @@ class _Build:
         unpacked = self._work / "source"
         unpacked.mkdir()
         self._step(
-            ("tar", "-xf", TARBALL, "-C", UNPACKED, "--no-same-owner", "--no-same-permissions"),
+            (
+                *("tar", "-xf", TARBALL, "-C", UNPACKED),
+                *("--no-same-owner", "--no-same-permissions"),
+                *(f"--exclude={self._plan.source.top}/{pattern}" for pattern in _UNNEEDED),
+            ),
             Deadline.after(STEP_SECONDS, "unpacking the kernel's source"),
             read_only={TARBALL: self._source},
             writable={UNPACKED: unpacked},
@@ -240,14 +259,17 @@ class _Build:
                 f"{self._plan.flavour}: it has no {point}",
                 hint=why,
             )
-        if unmet := find_unmet(wish.options, got, known):
+        if unmet := find_unmet(wish.options, got, known, wish.optional):
             raise _unmet_error(self._plan.source.version, unmet)
         if got.get("MODULES", NOT_SET) != "y":
             raise ConfigError(f"{self._release} would take no modules: CONFIG_MODULES=n")
 
     def _make(self, *words: str) -> None:
+        self._in_objects("make", *make_words(self._plan.suffix, self._quirks), *words)
+
+    def _in_objects(self, *argv: str) -> None:
         self._step(
-            ("make", *make_words(self._plan.suffix, self._quirks), *words),
+            argv,
             self._deadline,
             read_only={SOURCE: self._source},
             writable={OBJECTS: self._objects},
@@ -261,27 +283,32 @@ class _Build:
         read_only: Mapping[str, Path],
         writable: Mapping[str, Path],
     ) -> None:
-        output = self._work / "step.log"
-        done = self._box.run(
-            argv,
-            deadline=deadline,
-            read_only=read_only,
-            writable=writable,
-            stdout_path=output,
-            watch=watch_room(self._work),
-        )
-        with self._log_path.open("ab") as log, output.open("rb") as step:
-            log.write(f"$ {' '.join(argv)}\n".encode())
-            shutil.copyfileobj(step, log)
+        output = self._log_path.with_suffix(".step")
+        try:
+            done = self._box.run(
+                argv,
+                deadline=deadline,
+                read_only=read_only,
+                writable=writable,
+                stdout_path=output,
+                watch=watch_room(self._work),
+            )
+            text = _end_of(output)
+        finally:
+            # A step that was ended has its part in the log too.
+            with self._log_path.open("ab") as log:
+                log.write(f"$ {' '.join(argv)}\n".encode())
+                if output.exists():
+                    with output.open("rb") as step:
+                        shutil.copyfileobj(step, log)
+                    output.unlink()
         if done.status != 0:
-            text = output.read_bytes()[-(8 << 20) :].decode(errors="backslashreplace")
             raise SourceError(
                 f"{self._release} does not build with {self._compiler}: "
                 f"{first_error(text + done.stderr.decode(errors='replace'))}",
                 hint=self._other_image(),
                 evidence=self._log_path,
             )
-        output.unlink()
 
     def _other_image(self) -> str:
         suited = suited_image(KernelVersion.parse(self._plan.source.version))
@@ -299,6 +326,21 @@ class _Build:
                 hint="does its source set a LOCALVERSION by other means than localversion files?",
                 evidence=self._log_path,
             )
+
+
+# A fifth of a kernel's files, which no build for x86 reads. Not other architectures' folders:
+# crypto/Kconfig names Kconfig files in them since 6.2.
+_UNNEEDED = (
+    *("arch/*/boot/dts/*", "Documentation/devicetree/*"),
+    *("Documentation/translations/*", "tools/testing/selftests/*"),
+)
+
+
+def _end_of(path: Path) -> str:
+    """The last megabytes of a log, as text."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - MAX_TOLD))
+        return file.read().decode(errors="backslashreplace")
 
 
 # No depmod here (assemble_kernel's is the host's), and no debug information in modules.

@@ -46,6 +46,13 @@ PACKAGES: dict[str, dict[System, str]] = {
         "fedora": "squashfs-tools",
         "arch": "squashfs-tools",
     },
+    "unsquashfs": {
+        "debian": "squashfs-tools",
+        "fedora": "squashfs-tools",
+        "arch": "squashfs-tools",
+    },
+    "bwrap": {"debian": "bubblewrap", "fedora": "bubblewrap", "arch": "bubblewrap"},
+    "env": {"debian": "coreutils", "fedora": "coreutils", "arch": "coreutils"},
     "depmod": {"debian": "kmod", "fedora": "kmod", "arch": "kmod"},
     "setpriv": {"debian": "util-linux", "fedora": "util-linux", "arch": "util-linux"},
     "prlimit": {"debian": "util-linux", "fedora": "util-linux-core", "arch": "util-linux"},

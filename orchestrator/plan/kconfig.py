@@ -44,6 +44,18 @@ def parse_config(text: str) -> dict[str, str]:
     return found
 
 
+_MAY = re.compile(r"# CONFIG_(?P<name>[A-Za-z0-9_]+) may be refused: \S.*")
+
+
+def parse_optional(text: str) -> frozenset[str]:
+    """The options of a fragment that a tree may refuse, as lines of it say, with the reason::
+
+    # CONFIG_VMAP_STACK may be refused: KASAN excluded it before 5.5
+    """
+    matches = (_MAY.fullmatch(line.strip()) for line in text.splitlines())
+    return frozenset(match["name"] for match in matches if match)
+
+
 def merge_options(*fragments: Options) -> dict[str, str]:
     """One set of options of many; a later fragment wins over an earlier one."""
     merged: dict[str, str] = {}
@@ -137,11 +149,17 @@ class Unmet:
 
 
 def find_unmet(
-    wanted: Options, got: Options, known: Mapping[str, tuple[str, ...]]
+    wanted: Options,
+    got: Options,
+    known: Mapping[str, tuple[str, ...]],
+    optional: frozenset[str] = frozenset(),
 ) -> tuple[Unmet, ...]:
-    """The options of ``wanted`` that the tree knows and that are otherwise in ``got``."""
+    """The options of ``wanted`` that the tree knows and that are otherwise in ``got``.
+
+    ``optional`` ones are no wish to insist on.
+    """
     return tuple(
         Unmet(name, value, got.get(name, NOT_SET), known[name])
         for name, value in wanted.items()
-        if name in known and got.get(name, NOT_SET) != value
+        if name in known and name not in optional and got.get(name, NOT_SET) != value
     )

@@ -135,6 +135,13 @@ def test_it_has_no_capability_and_gets_none(box: Box) -> None:
     ]
 
 
+def test_it_is_nobody_by_every_measure(box: Box) -> None:
+    text = said(box, "grep -E '^(Uid|Gid|Groups)' /proc/self/status")
+    ids = [word for word in text.split() if word.isdigit()]
+    assert set(ids) == {str(NOBODY)}
+    assert len(ids) >= 8
+
+
 def test_a_device_cannot_be_made_or_opened(box: Box, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -87,6 +87,14 @@ def test_a_users_options_win(source: SourceTree, tmp_path: Path) -> None:
     assert load_wish(plan, CONFIG_DIR).options["KALLSYMS"] == "n"
 
 
+def test_what_a_user_asks_for_is_insisted_on(source: SourceTree, tmp_path: Path) -> None:
+    extra = tmp_path / "extra.config"
+    extra.write_text("CONFIG_VMAP_STACK=y\n")
+    assert "VMAP_STACK" in load_wish(BuildPlan(source, RECIPE), CONFIG_DIR).optional
+    plan = BuildPlan(source, RECIPE, extra=(extra,))
+    assert load_wish(plan, CONFIG_DIR).optional == frozenset()
+
+
 @pytest.mark.parametrize("content", [b"KALLSYMS=y\n", b"\xff\xfe", None])
 def test_a_fragment_that_is_none(source: SourceTree, tmp_path: Path, content: object) -> None:
     extra = tmp_path / "extra.config"
@@ -409,3 +417,23 @@ def test_objects_that_are_links(straw: Straw, source: SourceTree, tmp_path: Path
     straw.tools(config=f"ln -sf {tmp_path}/secret .config")
     with pytest.raises(LabError, match="made no file of"):
         straw.build(source)
+
+
+def test_a_step_that_is_ended_is_in_the_log(
+    straw: Straw, source: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernelbuild, "BUILD_SECONDS", 2.0)
+    straw.tools(build="echo so far; sleep 987.4")
+    with pytest.raises(HostError, match="did not end by its deadline"):
+        straw.build(source)
+    assert "so far" in straw.log.read_text()
+    assert [path.name for path in straw.log.parent.iterdir()] == [straw.log.name]
+
+
+def test_a_huge_kernel_loses_its_debugging_information(
+    straw: Straw, source: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernelbuild, "MAX_VMLINUX", 1)
+    straw._write("objcopy", '#!/bin/sh\necho stripped > "$2"\n')
+    straw.build(source)
+    assert (straw.folder / "vmlinux").read_text() == "stripped\n"

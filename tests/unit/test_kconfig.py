@@ -15,6 +15,7 @@ from orchestrator.plan.kconfig import (
     merge_options,
     parse_config,
     parse_kconfig,
+    parse_optional,
     render_config,
 )
 from orchestrator.plan.paths import shipped_images_dir
@@ -132,6 +133,14 @@ def test_only_what_a_tree_knows_must_come_out() -> None:
         "CONFIG_B is y, not n",
         "CONFIG_C is n, not y (depends on X; Y || Z)",
     ]
+
+
+def test_what_may_be_refused_is_no_error() -> None:
+    text = "# CONFIG_A may be refused: old\nCONFIG_A=y\nCONFIG_B=y\n# CONFIG_B may be refused:\n"
+    optional = parse_optional(text)
+    assert optional == {"A"}
+    known: dict[str, tuple[str, ...]] = {"A": (), "B": ()}
+    assert find_unmet(parse_config(text), {}, known, optional) == (Unmet("B", "y", "n"),)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
