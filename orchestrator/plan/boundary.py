@@ -106,12 +106,17 @@ def _version_of(kernel: KernelResult) -> KernelVersion | None:
         return None
 
 
+def _told_order(trial: Trial) -> tuple[str, ...]:
+    # The version's text too: 5.4 and 5.4.0 are the same version.
+    return (trial.kernel, str(trial.version), trial.outcome.value, trial.reason)
+
+
 def find_boundary(scenario: str, trials: Iterable[Trial]) -> Boundary | None:
     """Where this scenario's outcome changes; None where nothing shows that it does.
 
     The order of ``trials`` does not matter.
     """
-    told = sorted(trials, key=lambda trial: (trial.kernel, trial.outcome.value, trial.reason))
+    told = sorted(trials, key=_told_order)
     stretches = _find_stretches(trial for trial in told if trial.outcome in _EVIDENCE)
     if len(stretches) < 2 and all(stretch.outcome for stretch in stretches):
         return None
