@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.adapters.cache import hash_of
 from orchestrator.foundation.errors import ConfigError
 from orchestrator.plan.labfile import validate_document
-from orchestrator.plan.paths import shipped_images_dir
+from orchestrator.plan.paths import PACKAGE_DIR, shipped_images_dir
 from orchestrator.plan.recipe import Keyring, Recipe
 from orchestrator.plan.yamlsource import load_yaml
 
@@ -102,3 +103,19 @@ def test_a_recipe_without_a_place_keeps_the_name_of_what_was_made_of_it() -> Non
     assert not {"archive", "snapshot", "security"} & recipe.key().keys()
     other = Recipe.model_validate({**PLAIN, "snapshot": MOMENT})
     assert hash_of(recipe.key()) != hash_of(other.key())
+
+
+@pytest.mark.parametrize("host", ["archive.debian.org", "snapshot.debian.org"])
+def test_each_service_is_named_in_one_place(host: str) -> None:
+    folders = (PACKAGE_DIR, shipped_images_dir())
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    texts = [path.read_bytes() for path in files if "__pycache__" not in path.parts]
+    assert sum(text.count(host.encode()) for text in texts) == 1
+
+
+def test_debian_10_comes_from_debians_archive_and_its_keys_from_those_removed() -> None:
+    values = yaml.safe_load((shipped_images_dir() / "buster.yaml").read_text())
+    assert values["ended"] is True
+    assert values["security"] == "buster/updates"
+    assert values["keyring"]["file"] == "debian-archive-removed-keys.gpg"
+    assert {"dropbear-bin", "libssl1.1", "libelf1"} <= set(values["packages"])
