@@ -43,6 +43,11 @@ check: setup ## all that needs no guest: style, types, layers, unit and contract
 test: setup ## everything, with real guests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: nightly
+nightly: setup ## the whole matrix of kernels, and the tests that take long (hours without KVM)
+	@$(BIN)/lab run --kernel nightly $(ARGS)
+	LAB_NIGHTLY=1 $(BIN)/python -m pytest -m nightly
+
 .PHONY: clean
 clean: ## remove what was made here; the cache of kernels and images stays
 	rm -rf $(VENV) lab-results build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

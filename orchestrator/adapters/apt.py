@@ -7,6 +7,7 @@ release's keyring, and nothing on the host changes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import shutil
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room
+from orchestrator.adapters.signatures import install_verifier
+from orchestrator.adapters.snapshot import fetch_package, service_url
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError, SourceError
@@ -80,15 +83,26 @@ def ensure_keyring(cache: Cache, keyring: Keyring) -> Path:
         )
         wanted = f"./usr/share/keyrings/{keyring.file}"
         with tarfile.open(tar_path) as tar:
-            member = next((each for each in tar if each.name == wanted), None)
-            source = tar.extractfile(member) if member and member.isfile() else None
-            if source is None:
-                raise SourceError(f"{keyring.package} has no {keyring.file}")
-            (folder / keyring.file).write_bytes(source.read())
+            data = _read_member(tar, wanted)
+        if data is None:
+            raise SourceError(f"{keyring.package} has no {keyring.file}")
+        (folder / keyring.file).write_bytes(data)
         tar_path.unlink()
 
     folder = cache.ensure("keyrings", hash_of(keyring.model_dump()), make)
     return folder / keyring.file
+
+
+def _read_member(tar: tarfile.TarFile, name: str) -> bytes | None:
+    """A file's contents; since Debian 13 a keyring's old name is a link to its new one."""
+    member = next((each for each in tar if each.name == name), None)
+    if member is None or not (member.isfile() or member.issym()):
+        return None
+    try:
+        source = tar.extractfile(member)
+    except KeyError:
+        return None
+    return source.read() if source is not None else None
 
 
 def run_mmdebstrap(
@@ -96,7 +110,7 @@ def run_mmdebstrap(
 ) -> None:
     """Run mmdebstrap for a release and write its archive; ``SourceError`` if it fails."""
     options = ['Apt::Install-Recommends "false"', 'Acquire::Retries "3"']
-    if recipe.ended:
+    if recipe.past:
         options.append('Acquire::Check-Valid-Until "false"')
     _mmdebstrap(
         f"--components={','.join(recipe.components)}",
@@ -104,12 +118,25 @@ def run_mmdebstrap(
         *arguments,
         recipe.release,
         output=output,
+        sources=recipe.sources(service_url()),
         keyring=keyring,
+        past=recipe.past,
         what=what,
     )
 
 
-def _mmdebstrap(*arguments: str, output: Path, keyring: Path | None = None, what: str) -> None:
+# The verifier is gone when mmdebstrap is done; nothing of what it made may name it.
+_FORGET_VERIFIER = """sed -i /gpgvcommand/d "$1/etc/apt/apt.conf.d/99mmdebstrap\""""
+
+
+def _mmdebstrap(
+    *arguments: str,
+    output: Path,
+    sources: Sequence[str] = (),
+    keyring: Path | None = None,
+    past: bool = False,
+    what: str,
+) -> None:
     with tempfile.TemporaryDirectory(prefix="lab-keyring-") as name:
         folder = Path(name)
         if keyring is not None:
@@ -118,9 +145,13 @@ def _mmdebstrap(*arguments: str, output: Path, keyring: Path | None = None, what
             shutil.copy(keyring, folder)
             (folder / keyring.name).chmod(0o644)
             arguments = (f"--keyring={folder / keyring.name}", *arguments)
-        argv = (*process.contained(), process.find_tool("mmdebstrap"), *arguments, str(output))
+            if past:
+                verifier = install_verifier(folder, keyring)
+                option = f'--aptopt=Apt::Key::gpgvcommand "{verifier}"'
+                arguments = (option, f"--customize-hook={_FORGET_VERIFIER}", *arguments)
+        tool = process.find_tool("mmdebstrap")
         done = process.run(
-            argv,
+            (*process.contained(), tool, *arguments, str(output), *sources),
             deadline=Deadline.after(NETWORK_SECONDS, f"fetching {what}"),
             watch=watch_room(output.parent),
         )
@@ -153,9 +184,25 @@ _SEQUEL = re.compile(
 class AptRoot:
     """A private apt: indexes of one release, verified, and the packages that they name."""
 
-    def __init__(self, cache: Cache, root: Path, keyring: Path, *, ended: bool = False) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        root: Path,
+        keyring: Path,
+        *,
+        past: bool = False,
+        snapshot: str | None = None,
+    ) -> None:
+        """Open the apt whose configuration is in ``root``.
+
+        ``past``: the indexes need not be fresh, nor their key still be valid. ``snapshot`` is
+        the address of a snapshot service that has the archive's files.
+        """
         self._cache = cache
         self._root = root
+        self._keyring = keyring
+        self._past = past
+        self._snapshot = snapshot
         self._options = (
             *("-o", f"Dir={root}"),
             *("-o", f"Dir::State::status={root}/var/lib/dpkg/status"),
@@ -167,7 +214,7 @@ class AptRoot:
             *("-o", "Acquire::GzipIndexes=false"),
             *("-o", "Dir::Cache::pkgcache=pkgcache.bin"),
             *("-o", "Dir::Cache::srcpkgcache=srcpkgcache.bin"),
-            *(("-o", "Acquire::Check-Valid-Until=false") if ended else ()),
+            *(("-o", "Acquire::Check-Valid-Until=false") if past else ()),
             *("-q", "-q"),
         )
 
@@ -179,7 +226,11 @@ class AptRoot:
     def update(self) -> None:
         """Fetch the indexes; ``SourceError`` if one cannot be had or is not signed as it must."""
         # apt-get update exits with 0 when a suite is out of reach, unless told not to.
-        done = self._run("apt-get", "-o", "APT::Update::Error-Mode=any", "update")
+        options = ["-o", "APT::Update::Error-Mode=any"]
+        if self._past:
+            verifier = install_verifier(self._root, self._keyring)
+            options += ["-o", f"Apt::Key::gpgvcommand={verifier}"]
+        done = self._run("apt-get", *options, "update")
         if done.status != 0:
             raise SourceError(
                 f"cannot fetch the package indexes: {_telling_lines(done)}",
@@ -203,7 +254,8 @@ class AptRoot:
     def download(self, parts: Iterable[Part], folder: Path) -> tuple[Path, ...]:
         """Fetch packages into ``folder``; each is what its hash says, or ``SourceError``.
 
-        One that the index no longer names is looked for where the archive kept it.
+        One that the index no longer names is looked for where the archive kept it, and then
+        at the snapshot service, if there is one for this archive.
         """
         return tuple(self._fetch(part, folder) for part in parts)
 
@@ -211,7 +263,10 @@ class AptRoot:
         self._cache.require_network(part.label)
         target = folder / f"{part.name}.deb"
         complaints = []
-        for fetch in (self._fetch_by_name, self._fetch_by_place):
+        ways = [self._fetch_by_name, self._fetch_by_place]
+        if self._snapshot is not None:
+            ways.append(functools.partial(self._fetch_by_snapshot, self._snapshot))
+        for fetch in ways:
             complaint = fetch(part, target)
             if not complaint and sha256_of(target) == part.sha256:
                 return target
@@ -251,6 +306,15 @@ class AptRoot:
                     return ""
             complaint = _telling_lines(done)
         return complaint
+
+    @staticmethod
+    def _fetch_by_snapshot(service: str, part: Part, target: Path) -> str:
+        """Ask the service that forgets nothing."""
+        try:
+            fetch_package(service, part, target)
+        except SourceError as error:
+            return error.message
+        return ""
 
     def _bases(self) -> tuple[str, ...]:
         """The roots of the archives, as mmdebstrap named them."""
@@ -315,8 +379,7 @@ def _parse_uris(text: str) -> list[tuple[str, str, str]]:
 
 def ensure_source_root(cache: Cache, recipe: Recipe, keyring: Path) -> AptRoot:
     """A private apt like ``ensure_apt_root``'s that knows source packages instead."""
-    about = hash_of(FORMAT, recipe.release, recipe.also, recipe.components)
-    key = f"source-{recipe.release}-{about}"
+    key = f"source-{_root_key(recipe)}"
     binary = ensure_apt_root(cache, recipe)
 
     def make(folder: Path) -> None:
@@ -327,15 +390,14 @@ def ensure_source_root(cache: Cache, recipe: Recipe, keyring: Path) -> AptRoot:
         lines = source_list.read_text().splitlines()
         text = "".join(f"{re.sub('^deb ', 'deb-src ', line)}\n" for line in lines)
         source_list.write_text(text)
-        AptRoot(cache, folder, keyring, ended=recipe.ended).update()
+        _open_root(cache, recipe, keyring, folder).update()
 
-    return AptRoot(cache, cache.ensure("apt", key, make), keyring, ended=recipe.ended)
+    return _open_root(cache, recipe, keyring, cache.ensure("apt", key, make))
 
 
 def ensure_apt_root(cache: Cache, recipe: Recipe, *, update: bool = False) -> AptRoot:
     """The release's private apt, from the cache unless ``update`` asks for newer indexes."""
     keyring = ensure_keyring(cache, recipe.keyring)
-    key = f"{recipe.release}-{hash_of(FORMAT, recipe.release, recipe.also, recipe.components)}"
 
     def make(folder: Path) -> None:
         cache.require_network(f"the index of {recipe.release}")
@@ -350,10 +412,20 @@ def ensure_apt_root(cache: Cache, recipe: Recipe, *, update: bool = False) -> Ap
         _unpack_configuration(tar_path, folder)
         tar_path.unlink()
         _add_suites(folder, recipe)
-        AptRoot(cache, folder, keyring, ended=recipe.ended).update()
+        _open_root(cache, recipe, keyring, folder).update()
 
     fill = cache.replace if update else cache.ensure
-    return AptRoot(cache, fill("apt", key, make), keyring, ended=recipe.ended)
+    return _open_root(cache, recipe, keyring, fill("apt", _root_key(recipe), make))
+
+
+def _root_key(recipe: Recipe) -> str:
+    parts = (FORMAT, recipe.release, recipe.also, recipe.components, *recipe.whereabouts)
+    return f"{recipe.release}-{hash_of(*parts)}"
+
+
+def _open_root(cache: Cache, recipe: Recipe, keyring: Path, folder: Path) -> AptRoot:
+    service = service_url() if recipe.distribution == "debian" else None
+    return AptRoot(cache, folder, keyring, past=recipe.past, snapshot=service)
 
 
 def _unpack_configuration(tar_path: Path, folder: Path) -> None:

@@ -38,7 +38,7 @@ class Image:
 def image_key(recipe: Recipe, tool_source: bytes, locked: tuple[str, ...] | None = None) -> str:
     """What the image depends on, in a name; an image for a lock has a name of its own."""
     # Not on what only the toolchain's image has.
-    about = recipe.model_dump(exclude={"kernel_packages"})
+    about = recipe.key(exclude={"kernel_packages"})
     key = f"{recipe.release}-{hash_of(FORMAT, about, tool_source)}"
     return key if locked is None else f"{key}-{hash_of(locked)}"
 
@@ -206,7 +206,7 @@ def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -
         folder / "image.json",
         {
             "format": FORMAT,
-            "recipe": recipe.model_dump(),
+            "recipe": recipe.key(),
             "packages": packages,
             "sha256": sha256_of(folder / "image.squashfs"),
         },

@@ -89,7 +89,8 @@ def _resolution_path(context: SourceContext, entry: KernelEntry) -> Path:
     recipe = context.recipe
     # Whether a kernel may be skipped does not change which it is.
     asked = entry.model_dump(exclude={"optional"})
-    key = hash_of(FORMAT, recipe.release, recipe.also, recipe.flavour, asked)
+    parts = (recipe.release, recipe.also, recipe.flavour, asked, *recipe.whereabouts)
+    key = hash_of(FORMAT, *parts)
     return context.cache.root / "resolved" / f"{recipe.release}-{key}.json"
 
 

@@ -135,6 +135,9 @@ _SHA256 = r"^[0-9a-f]{64}$"
 _RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$"
 _FILE_NAME = r"^[^\x00-\x1f\x7f-\x9f/-][^\x00-\x1f\x7f-\x9f/]{0,199}$"
 _PACKAGE_LINE = r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+~:-]+ sha256:[0-9a-f]{64}$"
+_URL = r"^https?://[A-Za-z0-9._~:/@%+-]{1,500}$"
+_SUITE = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}(/[A-Za-z0-9][A-Za-z0-9._+-]{0,79})?$"
+_TIMESTAMP = r"^[0-9]{8}T[0-9]{6}Z$"
 
 PATTERN_WORDS: Mapping[str, str] = {
     _NAME: "a name: up to 80 letters, digits and '.', '_', '+', '-', the first a letter or digit",
@@ -152,6 +155,9 @@ PATTERN_WORDS: Mapping[str, str] = {
     _RELEASE: "what `uname -r` says: letters, digits and '.', '_', '+', '~', '-'",
     _FILE_NAME: "a file's name: one line without '/', the first character no '-'",
     _PACKAGE_LINE: "a package: its name, '=', its version, ' sha256:' and 64 hexadecimal digits",
+    _URL: "an address that begins with http:// or https://, without '?' and '#'",
+    _SUITE: "a suite: a name, or two with a slash between",
+    _TIMESTAMP: "a moment in UTC, written like 20240630T120000Z",
 }
 """Every pattern of the language, as what it allows in words: for error messages."""
 
@@ -181,6 +187,9 @@ Version = Annotated[str, AfterValidator(_known_version), _WRITTEN]
 FileName = Annotated[str, Field(pattern=_FILE_NAME), _WRITTEN]
 """What can stand in a folder, and on a command line where it is no option."""
 PackageLine = Annotated[str, Field(pattern=_PACKAGE_LINE, max_length=1024), _WRITTEN]
+Url = Annotated[str, Field(pattern=_URL), _WRITTEN]
+Suite = Annotated[str, Field(pattern=_SUITE), _WRITTEN]
+Timestamp = Annotated[str, Field(pattern=_TIMESTAMP), _WRITTEN]
 Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
 KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Seconds = Annotated[float, Field(gt=0, le=3600)]

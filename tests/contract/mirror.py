@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -65,32 +65,44 @@ class Archive:
         self.files: dict[str, bytes] = {}
         self.folder = folder
 
-    def publish(self, suite: str, debs: list[Deb], *, key: SigningKey | None = None) -> None:
-        """Put a suite's packages and its signed index in place."""
-        packages = "\n".join(self._paragraph(deb) for deb in debs).encode()
-        index = f"dists/{suite}/main/binary-amd64/Packages"
+    def publish(
+        self,
+        suite: str,
+        debs: list[Deb],
+        *,
+        key: SigningKey | None = None,
+        sign: Callable[[bytes], bytes] | None = None,
+        below: str = "",
+        valid_until: str = "",
+    ) -> None:
+        """Put a suite's packages and its signed index in place, all ``below`` a folder."""
+        packages = "\n".join(self._paragraph(deb, below) for deb in debs).encode()
+        dist = f"{below}dists/{suite}"
+        index = f"{dist}/main/binary-amd64/Packages"
         members = {index: packages, f"{index}.gz": gzip.compress(packages, mtime=0)}
         self.files |= members
         sums = "".join(
-            f" {hashlib.sha256(data).hexdigest()} {len(data)} "
-            f"{name.removeprefix(f'dists/{suite}/')}\n"
+            f" {hashlib.sha256(data).hexdigest()} {len(data)} {name.removeprefix(f'{dist}/')}\n"
             for name, data in members.items()
         )
+        until = f"Valid-Until: {valid_until}\n" if valid_until else ""
         release = (
             f"Origin: Test\nLabel: Test\nSuite: {suite}\nCodename: {suite}\n"
-            f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S UTC', time.gmtime())}\n"
+            f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S UTC', time.gmtime())}\n{until}"
             f"Architectures: amd64\nComponents: main\nSHA256:\n{sums}"
         ).encode()
-        self.files[f"dists/{suite}/Release"] = release
-        self.files[f"dists/{suite}/Release.gpg"] = (key or self.key).sign(release)
+        self.files[f"{dist}/Release"] = release
+        self.files[f"{dist}/Release.gpg"] = (
+            sign(release) if sign else (key or self.key).sign(release)
+        )
 
     def drop(self, path: str) -> None:
         """Take a file out of the pool; what left the index alone stays there."""
         del self.files[path]
 
-    def _paragraph(self, deb: Deb) -> str:
+    def _paragraph(self, deb: Deb, below: str) -> str:
         data = deb.build(self.folder) if deb.files else deb.file_name.encode()
-        self.files[deb.file_name] = data
+        self.files[f"{below}{deb.file_name}"] = data
         return (
             f"{deb.control}Filename: {deb.file_name}\nSize: {len(data)}\n"
             f"SHA256: {hashlib.sha256(data).hexdigest()}\nDescription: for a test\n"

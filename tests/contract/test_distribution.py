@@ -31,6 +31,8 @@ from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError, RunInterruptedError, SourceError
 from orchestrator.plan.kernel import Part
 from orchestrator.plan.recipe import Keyring, Recipe
+from tests.contract import aptroot
+from tests.contract.aptroot import isolate
 from tests.contract.mirror import Archive, Deb, Fault, Mirror, serve
 from tests.contract.openpgp import SigningKey
 
@@ -57,26 +59,11 @@ def recipe_of(release: str, flavour: str, *also: str) -> Recipe:
 
 @pytest.fixture(autouse=True)
 def apt_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a proxy of the host's, nor pauses between two tries."""
-    config = tmp_path / "apt.conf"
-    config.write_text('Acquire::http::Proxy "false";\nAcquire::Retries::Delay "false";\n')
-    monkeypatch.setenv("APT_CONFIG", str(config))
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    isolate(tmp_path, monkeypatch)
 
 
 def make_apt_root(folder: Path, url: str, *suites: str) -> AptRoot:
-    """What ``ensure_apt_root`` makes, without mmdebstrap."""
-    for name in (
-        *("etc/apt/preferences.d", "var/lib/dpkg", "var/log/apt"),
-        *("var/lib/apt/lists/partial", "var/cache/apt/archives/partial"),
-    ):
-        (folder / name).mkdir(parents=True)
-    (folder / "var/lib/dpkg/status").touch()
-    lines = (f"deb [arch=amd64] {url} {suite} main\n" for suite in suites)
-    (folder / "etc/apt/sources.list").write_text("".join(lines))
-    (folder / "keyring.gpg").write_bytes(KEY.keyring)
-    return AptRoot(Cache(folder / "cache"), folder, folder / "keyring.gpg")
+    return aptroot.make_apt_root(folder, url, *suites, keyring=KEY.keyring)
 
 
 # --- which kernel ----------------------------------------------------------------------------
@@ -536,6 +523,7 @@ def bench(open_dir: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.Mo
     keyrings.mkdir()
     (keyrings / "test-keyring.gpg").write_bytes(KEY.keyring)
     monkeypatch.setattr(apt_module, "HOST_KEYRINGS", keyrings)
+    monkeypatch.setenv("LAB_SNAPSHOT", mirror.url)
     return Cache(tmp_path / "cache")
 
 
@@ -704,12 +692,15 @@ def test_without_debians_keyring_nothing_can_be_verified(
 
 
 @contextlib.contextmanager
-def packed(path: Path, member: str | None) -> Iterator[Path]:
-    """A script in place of mmdebstrap that gives an archive with this one file."""
+def packed(path: Path, member: str | None, link: tuple[str, str] | None = None) -> Iterator[Path]:
+    """A script in place of mmdebstrap that gives an archive with this one file, and a link."""
     with tarfile.open(path / "ready.tar", "w") as tar:
         if member is not None:
             (path / "data").write_bytes(b"the key")
             tar.add(path / "data", member)
+        if link is not None:
+            (path / "link").symlink_to(link[1])
+            tar.add(path / "link", link[0])
     tools = path / "tools"
     tools.mkdir()
     script = f'#!/bin/sh\nfor last; do :; done\ncp {path}/ready.tar "$last"\n'
@@ -718,13 +709,25 @@ def packed(path: Path, member: str | None) -> Iterator[Path]:
     yield tools
 
 
+KEYRING_MEMBER = "./usr/share/keyrings/test-keyring.gpg"
+
+
 @pytest.mark.parametrize(
-    "member", ["./usr/share/keyrings/other.gpg", None], ids=["another file", "nothing"]
+    ("member", "link"),
+    [
+        ("./usr/share/keyrings/other.gpg", None),
+        (None, None),
+        ("./etc/shadow", (KEYRING_MEMBER, "missing.pgp")),
+    ],
+    ids=["another file", "nothing", "a link to nothing"],
 )
 def test_a_package_without_the_keyring_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    member: str | None,
+    link: tuple[str, str] | None,
 ) -> None:
-    with packed(tmp_path, member) as tools:
+    with packed(tmp_path, member, link) as tools:
         monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
         monkeypatch.setattr(apt_module, "HOST_KEYRINGS", tmp_path / "none")
         with pytest.raises(SourceError, match=r"test-keyring has no test-keyring\.gpg"):
@@ -732,8 +735,21 @@ def test_a_package_without_the_keyring_is_told(
     assert list((tmp_path / "cache/keyrings").iterdir()) == []
 
 
-def test_a_keyring_from_a_package_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with packed(tmp_path, "./usr/share/keyrings/test-keyring.gpg") as tools:
+@pytest.mark.parametrize(
+    ("member", "link"),
+    [
+        (KEYRING_MEMBER, None),
+        ("./usr/share/keyrings/test-keyring.pgp", (KEYRING_MEMBER, "test-keyring.pgp")),
+    ],
+    ids=["a file", "a link, as since Debian 13"],
+)
+def test_a_keyring_from_a_package_is_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    member: str,
+    link: tuple[str, str] | None,
+) -> None:
+    with packed(tmp_path, member, link) as tools:
         monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
         monkeypatch.setattr(apt_module, "HOST_KEYRINGS", tmp_path / "none")
         path = ensure_keyring(Cache(tmp_path / "cache"), RECIPE.keyring)

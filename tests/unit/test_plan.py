@@ -217,7 +217,7 @@ def test_the_recipes_that_come_with_the_lab_are_whole(lab: Lab, name: str) -> No
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are(lab: Lab) -> None:
     with pytest.raises(ConfigError, match="no recipe 'sarge'") as caught:
         load_recipe(lab, "sarge")
-    assert "there are bionic, bookworm, bullseye, focal, " in caught.value.hint
+    assert "there are bionic, bookworm, bullseye, buster, focal, " in caught.value.hint
 
 
 def test_a_labs_own_recipe_comes_first(tmp_path: Path) -> None:

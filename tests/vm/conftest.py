@@ -24,10 +24,18 @@ SCHEMA = REPOSITORY / "orchestrator/policy/reports/results.schema.json"
 RUN_SECONDS = 2400
 
 
+NIGHTLY = "LAB_NIGHTLY"
+"""Set to 1, it has the tests played that take long."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    by_night = os.environ.get(NIGHTLY) == "1"
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.vm)
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.vm)
+        if item.get_closest_marker("nightly") and not by_night:
+            item.add_marker(pytest.mark.skip(reason=f"nightly: {NIGHTLY}=1 plays it"))
 
 
 def lab_argv(*arguments: str | Path) -> list[str]:
