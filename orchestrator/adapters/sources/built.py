@@ -131,7 +131,7 @@ def _get(context: SourceContext, entry: BuiltEntry, wanted: Part | None) -> tupl
         return package, inspect_source(context.cache, path)
     context.say(f"reading {entry.source}")
     path = context.locate(entry.source)
-    return _inspect(context, path, path.name, "")
+    return _inspect(context, path, "source", "")
 
 
 def _inspect(
@@ -152,13 +152,20 @@ def _resolved(
     context: SourceContext, entry: BuiltEntry, part: Part, source: SourceTree
 ) -> ResolvedKernel:
     release, how = resolve_build(_plan(context, entry, source), shipped_images_dir() / "config")
-    return ResolvedKernel(
-        release=release,
-        version=source.version,
-        origin=f"{entry.source}, built in {context.recipe.release}",
-        parts=(part,),
-        recipe=how,
-    )
+    try:
+        return ResolvedKernel(
+            release=release,
+            version=source.version,
+            origin=f"{entry.source}, built in {context.recipe.release}",
+            parts=(part,),
+            recipe=how,
+        )
+    except ValueError:
+        raise SourceError(
+            f"{entry.source} would be a kernel that calls itself {release!r:.100}",
+            hint="a release has letters, digits and '.', '_', '+', '~', '-': look at "
+            "CONFIG_LOCALVERSION, and at files named localversion",
+        ) from None
 
 
 def _difference(was: ResolvedKernel, now: ResolvedKernel) -> str:
