@@ -117,7 +117,7 @@ class Machine:
         Raises ``LaunchError``, ``BootError``, ``GuestPanickedError`` or ``GuestDiedError``,
         each with the last thing that the console said; a kernel that dies is noticed at once.
         """
-        self._greet()
+        self.greet()
         self.wait_for_stage("ready", deadline)
         asking = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
         try:
@@ -205,7 +205,8 @@ class Machine:
         with contextlib.suppress(MachineError):
             self.rescue(RESCUE_LOOK, Deadline.after(RESCUE_SECONDS, "a look inside"))
 
-    def _greet(self) -> None:
+    def greet(self) -> None:
+        """Wait until QEMU takes commands. Raises ``LaunchError`` if it ends instead."""
         try:
             self._qmp.greet(Deadline.after(LAUNCH_SECONDS, "QEMU's greeting"))
         except MachineError as error:
@@ -376,5 +377,5 @@ def probe_boots(spec: GuestSpec, files: BootFiles, folder: Path, seconds: float)
     """Boot a kernel as far as its first process and no further; raises what went wrong."""
     key = generate_key_pair()
     with start_machine(spec, files, folder, user_key=key, host_key=key, probe=True) as machine:
-        machine._greet()
+        machine.greet()
         machine.wait_for_stage("probed", Deadline.after(seconds, "a probe of the accelerator"))

@@ -21,10 +21,9 @@ from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import write_reports
-from orchestrator.policy.worker import INTERRUPTED, Worker
+from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker
 
 POLL_SECONDS = 0.2
-RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 
 
 class _Stop:

@@ -30,6 +30,7 @@ from orchestrator.policy.play import Play
 
 # How often a guest may fail to boot, for one kernel of one run, before it is given up.
 MAX_FAILED_BOOTS = 2
+RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 # The reason of a cell that a signal kept from being judged.
 INTERRUPTED = "interrupted"
 
@@ -185,7 +186,7 @@ class Worker:
         except LabError as failure:
             error = failure.message
         except OSError as failure:
-            error = disk_error(failure, self._run_dir.root).message
+            error = disk_error(failure, self._run_dir.root, RESULTS_ELSEWHERE).message
         if error and process.stopping():
             error = ""  # what breaks while everything is ended is no news
             self._give_up(Outcome.SKIPPED, INTERRUPTED)

@@ -213,7 +213,7 @@ def test_the_way_in_is_closed_before_the_guest_has_booted(bench: Bench) -> None:
 
 def test_a_hung_guest_is_asked_for_its_tasks(bench: Bench) -> None:
     with bench.start(("say", "hung"), ("greet",)) as guest:
-        guest._greet()
+        guest.greet()
         guest.collect_hang(soon(1.5))
         texts = [record.text for record in guest.log.records()]
     assert texts == ["hung", "sysrq: w", "sysrq: l"]
@@ -491,7 +491,7 @@ def test_a_qemu_that_ignores_sigterm_is_killed(
 ) -> None:
     monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
     with bench.start(("ignore-term",), ("greet",), ("say", "deaf")) as guest:
-        guest._greet()
+        guest.greet()
         assert guest.log.wait_until(lambda: guest.log.count == 1, soon())
         started = time.monotonic()
     assert 0.2 < time.monotonic() - started < 3
@@ -513,7 +513,7 @@ root, key = Path(sys.argv[1]), generate_key_pair()
 files = BootFiles(root / "vmlinuz", root / "initramfs.cpio")
 spec = GuestSpec("tcg", memory_mib=256, cpus=1)
 with start_machine(spec, files, root / "killed", user_key=key, host_key=key) as guest:
-    guest._greet()
+    guest.greet()
     print("up", flush=True)
     time.sleep(60)
 """
