@@ -213,7 +213,7 @@ class AptRoot:
             # Some hosts switch these off for their own apt, and every answer takes a second then.
             *("-o", "Acquire::GzipIndexes=false"),
             *("-o", "Dir::Cache::pkgcache=pkgcache.bin"),
-            *("-o", "Dir::Cache::srcpkgcache=srcpkgcache.bin"),
+            *("-o", "Dir::Cache::srcpkgcache="),
             *(("-o", "Acquire::Check-Valid-Until=false") if past else ()),
             *("-q", "-q"),
         )

@@ -99,7 +99,7 @@ class BuiltSource:
             tree,
             config_dir=shipped_images_dir() / "config",
             tool_source_path=guest_dir() / "sysio.c",
-            log_path=context.log_path("kernel-build"),
+            log_path=context.log_path(f"build-{kernel.release}"),
             said=context.say,
         )
 
