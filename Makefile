@@ -19,6 +19,10 @@ setup: host $(VENV)/.installed ## install what is missing, on the host and in .v
 host:
 	@scripts/setup-host
 
+.PHONY: host-for-tests
+host-for-tests:
+	@scripts/setup-host --tests
+
 $(VENV)/.installed: pyproject.toml | host
 	@test -n "$(PYTHON)" || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "The lab needs Python 3.11 or newer; make PYTHON=/path/to/python3.x" >&2; exit 3; }
@@ -32,7 +36,7 @@ run: setup ## play this repository's lab: the procfs modules on the quick kernel
 	@$(BIN)/lab run $(ARGS)
 
 .PHONY: check
-check: setup ## all that needs no guest: style, types, layers, unit and contract tests
+check: setup host-for-tests ## all that needs no guest: style, types, layers, unit and contract tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -40,11 +44,11 @@ check: setup ## all that needs no guest: style, types, layers, unit and contract
 	$(BIN)/python -m pytest -m 'not vm' $(ARGS)
 
 .PHONY: test
-test: setup ## everything, with real guests
+test: setup host-for-tests ## everything, with real guests
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: nightly
-nightly: setup ## the whole matrix of kernels, and the tests that take long (hours without KVM)
+nightly: setup host-for-tests ## the whole matrix of kernels, and the tests that take long (hours without KVM)
 	@$(BIN)/lab run --kernel nightly $(ARGS)
 	LAB_NIGHTLY=1 $(BIN)/python -m pytest -m nightly
 

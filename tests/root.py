@@ -20,7 +20,7 @@ def make_root(root: Path, programs: tuple[str, ...] = PROGRAMS) -> Path:
     (root / "bin").symlink_to("usr/bin")
     for name in programs:
         found = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
-        assert found is not None, name
+        assert found is not None, f"no {name} here: `make test` installs what tests need"
         _copy(root, Path(found), f"usr/bin/{name}")
         listed = subprocess.run(("ldd", found), capture_output=True, text=True, check=False)
         for library in re.findall(r"(/\S+)", listed.stdout):

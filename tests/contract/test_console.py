@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import socket
 import subprocess
 import threading
@@ -335,10 +336,14 @@ def shell_on_a_terminal() -> Iterator[socket.socket]:
             while data := theirs.recv(4096):
                 os.write(master, data)
 
+    ended = threading.Event()
+
     def from_shell() -> None:
+        # What the shell started may live on with the other end open: a plain read would wait.
         with contextlib.suppress(OSError):
-            while data := os.read(master, 4096):
-                theirs.sendall(data)
+            while not ended.is_set():
+                if select.select([master], [], [], 0.1)[0]:
+                    theirs.sendall(os.read(master, 4096))
 
     threads = [threading.Thread(target=copy, daemon=True) for copy in (to_shell, from_shell)]
     for thread in threads:
@@ -349,6 +354,7 @@ def shell_on_a_terminal() -> Iterator[socket.socket]:
         theirs.shutdown(socket.SHUT_RDWR)
         shell.kill()
         shell.wait()
+        ended.set()
         for thread in threads:
             thread.join(timeout=5)
         os.close(master)
