@@ -114,6 +114,10 @@ class KernelResult:
     identity: KernelIdentity | None
     error: str = ""
     """Why nothing could be played on it, where that is so (also in each of its cells)."""
+    hint: str = ""
+    """The next thing to try, of the error."""
+    evidence: str = ""
+    """The file that holds the whole story of the error."""
     boot_seconds: float | None = None
     build_seconds: float | None = None
     boots: int = 0

@@ -70,14 +70,17 @@ def resolve(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> Ker
     return with_known(plan, ensure_resolution(context, plan.entry))
 
 
-def fetch(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> tuple[Kernel, Image]:
+def fetch(
+    lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener, log_dir: Path | None = None
+) -> tuple[Kernel, Image]:
     """Kernel and userland, fetched, or built, where they are not cached.
 
-    With a lock, they are what it says. Raises ``SourceError`` or ``HostError``.
+    With a lock, they are what it says. The log of a kernel's build is left in ``log_dir``,
+    or in the cache. Raises ``SourceError`` or ``HostError``.
     """
     plan = resolve(lab, plan, cache, listener)
     assert plan.known is not None, "resolve gives one"
-    context = source_context(lab, plan, cache, listener)
+    context = source_context(lab, plan, cache, listener, log_dir)
     listener(Doing(plan.name, f"getting the userland of {plan.recipe.release}"))
     userland = plan.pinned.image if plan.pinned else plan.userland
     packages = userland.packages if userland else None
@@ -104,9 +107,14 @@ def _compare(pinned: Pinned, kernel: Kernel) -> None:
             )
 
 
-def prepare(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> Ready:
-    """Everything that a guest of this kernel boots from. Raises ``SourceError``, ``HostError``."""
-    kernel, image = fetch(lab, plan, cache, listener)
+def prepare(
+    lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener, log_dir: Path | None = None
+) -> Ready:
+    """Everything that a guest of this kernel boots from, as ``fetch`` got it.
+
+    Raises ``SourceError`` or ``HostError``.
+    """
+    kernel, image = fetch(lab, plan, cache, listener, log_dir)
     initramfs = ensure_initramfs(cache, kernel, image, guest_dir())
     files = BootFiles(kernel.vmlinuz_path, initramfs, image.squashfs_path, kernel.layer_path)
     listener(Doing(plan.name, "looking for a usable accelerator"))
@@ -172,7 +180,7 @@ class Worker:
 
     def run(self) -> KernelResult:
         """Play every cell of this kernel."""
-        error = ""
+        error: LabError | None = None
         try:
             process.check_stopping()
             self._skip_and_play()
@@ -180,22 +188,24 @@ class Worker:
             self._give_up(Outcome.SKIPPED, INTERRUPTED)
         except SourceError as failure:
             if not self._plan.entry.optional or process.stopping():
-                error = failure.message
+                error = failure
             else:
                 self._give_up(Outcome.SKIPPED, f"the kernel cannot be had: {failure.message}")
         except LabError as failure:
-            error = failure.message
+            error = failure
         except OSError as failure:
-            error = disk_error(failure, self._run_dir.root, RESULTS_ELSEWHERE).message
+            error = disk_error(failure, self._run_dir.root, RESULTS_ELSEWHERE)
         if error and process.stopping():
-            error = ""  # what breaks while everything is ended is no news
+            error = None  # what breaks while everything is ended is no news
             self._give_up(Outcome.SKIPPED, INTERRUPTED)
         if error:
-            self._give_up(Outcome.ERROR, error)
+            self._give_up(Outcome.ERROR, error.message)
         result = KernelResult(
             name=self._plan.name,
             identity=self._identity,
-            error=error,
+            error=error.message if error else "",
+            hint=error.hint if error else "",
+            evidence=self._place(error.evidence) if error else "",
             boot_seconds=self._boot_seconds,
             build_seconds=self._build_seconds,
             boots=self._boots,
@@ -214,7 +224,8 @@ class Worker:
         if not todo:
             return
         self._identity = self._identify()
-        ready = prepare(self._lab, self._plan, self._cache, self._listener)
+        log_dir = self._run_dir.kernel(self._plan.name)
+        ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
         self.verdict = ready.verdict
         self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
         self._play(ready, todo)
@@ -348,6 +359,13 @@ class Worker:
         guest.push_modules(built)
 
     # --- results ---------------------------------------------------------------------------
+
+    def _place(self, path: Path | None) -> str:
+        """A file of evidence as the reports name it: from the run's folder where it lies there."""
+        root = self._run_dir.root
+        if path is None:
+            return ""
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
     def _plain(self, cell: Cell, outcome: Outcome, reason: str) -> CellResult:
         return CellResult(self._plan.name, cell.scenario.name, outcome, reason)

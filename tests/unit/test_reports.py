@@ -81,7 +81,7 @@ def failed_cell(kernel: str = "k1", text: str = "HelloWorld") -> CellResult:
 
 def kernel(*cells: CellResult, name: str = "k1", error: str = "") -> KernelResult:
     identity = KernelIdentity(name, "6.1.0-56-cloud-amd64", "6.1.192", "debian", ("linux-image",))
-    return KernelResult(name, identity, error, 4.2, 30.1, 1, cells)
+    return KernelResult(name, identity, error, "", "", 4.2, 30.1, 1, cells)
 
 
 def run(*kernels: KernelResult, interrupted: bool = False) -> RunResult:
@@ -107,7 +107,7 @@ EVERYTHING = run(
         cell(Outcome.SKIPPED, "greeting/skip"),
     ),
     kernel(*(replace(cell(Outcome.ERROR), kernel="k2"),), name="k2", error="it did not boot"),
-    KernelResult("k3", None, "no such package"),
+    KernelResult("k3", None, "no such package", "--update looks again", "logs/k3.log"),
 )
 
 
@@ -135,7 +135,13 @@ MANY_CHANGES = matrix(
         for row in map("".join, product("PFE", repeat=4))
     }
 )
-HOSTILE_RUN = run(kernel(failed_cell(text=HOSTILE), name=HOSTILE, error=HOSTILE))
+HOSTILE_RUN = run(
+    replace(
+        kernel(failed_cell(text=HOSTILE), name=HOSTILE, error=HOSTILE),
+        hint=HOSTILE,
+        evidence=HOSTILE,
+    )
+)
 
 
 # --- what the run comes to -------------------------------------------------------------------
@@ -401,6 +407,8 @@ def test_the_summary() -> None:
         "ERROR  k2: it did not boot\n"
         "\n"
         "ERROR  k3: no such package\n"
+        "  hint: --update looks again\n"
+        "  see:  logs/k3.log\n"
         "\n"
         "FAILED  greeting/fail on k1\n"
         "  step 2, run HelloWorld: stdout is HelloWorld\n"
@@ -503,6 +511,8 @@ def test_many_failures_are_not_all_told() -> None:
 
 def test_the_report() -> None:
     text = render_report(EVERYTHING)
+    assert "[3] k3, not found: no such package\n    hint: --update looks again\n" in text
+    assert "    see:  logs/k3.log\n" in text
     assert "[2] k2, 6.1.0-56-cloud-amd64: it did not boot\n" in text
     assert (
         "                 [1]   [2]   [3]\n"

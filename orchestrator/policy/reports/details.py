@@ -64,6 +64,10 @@ def _matrix(result: RunResult) -> Iterator[str]:
         release = kernel.identity.release if kernel.identity else "not found"
         error = f": {kernel.error}" if kernel.error else ""
         yield visible(f"[{number}] {kernel.name}, {release}{error}")
+        if kernel.hint:
+            yield visible(f"    hint: {kernel.hint}")
+        if kernel.evidence:
+            yield visible(f"    see:  {kernel.evidence}")
     yield ""
     signs = {(cell.scenario, cell.kernel): _SIGNS[cell.outcome] for cell in result.cells}
     names = dict.fromkeys(cell.scenario for cell in result.cells)

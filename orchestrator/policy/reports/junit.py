@@ -64,8 +64,8 @@ def _suite_properties(result: RunResult, kernel: KernelResult) -> ElementTree.El
     values = {"run": result.run_id, "accelerator": result.accelerator, "qemu": result.qemu_version}
     if kernel.identity is not None:
         values |= {"release": kernel.identity.release, "source": kernel.identity.source}
-    if kernel.error:
-        values["error"] = kernel.error
+    told = {"error": kernel.error, "hint": kernel.hint, "evidence": kernel.evidence}
+    values |= {name: value for name, value in told.items() if value}
     return _properties(values)
 
 

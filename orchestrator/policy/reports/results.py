@@ -103,6 +103,8 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
             "kernel_sha256": identity.kernel_sha256,
         },
         "error": kernel.error,
+        "hint": kernel.hint,
+        "evidence": kernel.evidence,
         "boot_seconds": _seconds(kernel.boot_seconds),
         "build_seconds": _seconds(kernel.build_seconds),
         "boots": kernel.boots,

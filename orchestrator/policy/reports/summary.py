@@ -80,9 +80,15 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _kernel_errors(result: RunResult) -> Iterator[str]:
-    for error in result.errors:
+    for kernel in result.kernels:
+        if not kernel.error:
+            continue
         yield ""
-        yield from wrapped(f"ERROR  {error}", "  ")
+        yield from wrapped(f"ERROR  {kernel.name}: {kernel.error}", "  ")
+        if kernel.hint:
+            yield from wrapped(f"  hint: {kernel.hint}", "    ")
+        if kernel.evidence:
+            yield from wrapped(f"  see:  {kernel.evidence}", "    ")
 
 
 def _told(cell: CellResult) -> Iterator[str]:
