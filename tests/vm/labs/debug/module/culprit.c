@@ -5,13 +5,15 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/delay.h>
+#include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
 
 static char *fault = "none";
 module_param(fault, charp, 0444);
-MODULE_PARM_DESC(fault, "use-after-free, inversion, leak, sleep, or none");
+MODULE_PARM_DESC(fault, "use-after-free, inversion, leak, sleep, race, or none");
 
 static DEFINE_MUTEX(culprit_first);
 static DEFINE_MUTEX(culprit_second);
@@ -69,6 +71,42 @@ static int culprit_sleep(void)
 	return 0;
 }
 
+static unsigned long culprit_count;
+
+static int culprit_counter(void *unused)
+{
+	while (!kthread_should_stop()) {
+		int i;
+
+		for (i = 0; i < 1000; i++) {
+			culprit_count++;
+			barrier();
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Two threads count in one variable and neither knows of the other. */
+static int culprit_race(void)
+{
+	struct task_struct *threads[2];
+	int i, ret = 0;
+
+	for (i = 0; i < 2; i++) {
+		threads[i] = kthread_run(culprit_counter, NULL, "culprit/%d", i);
+		if (IS_ERR(threads[i])) {
+			ret = PTR_ERR(threads[i]);
+			break;
+		}
+	}
+	if (!ret)
+		msleep(3000);
+	while (i--)
+		kthread_stop(threads[i]);
+	return ret;
+}
+
 static int __init culprit_init(void)
 {
 	int ret = 0;
@@ -81,6 +119,8 @@ static int __init culprit_init(void)
 		ret = culprit_leak();
 	else if (!strcmp(fault, "sleep"))
 		ret = culprit_sleep();
+	else if (!strcmp(fault, "race"))
+		ret = culprit_race();
 	else if (strcmp(fault, "none"))
 		return -EINVAL;
 	pr_info("loaded with fault=%s\n", fault);
