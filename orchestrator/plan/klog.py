@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestrator.plan.frames import Frame, SourceLocation, find_culprit, parse_frames
 from orchestrator.plan.visible import decode
 
 if TYPE_CHECKING:
@@ -168,6 +169,13 @@ class Finding:
     modules: tuple[str, ...] = ()
     """Modules named in its traces (``symbol+0x1/0x2 [module]``), in order of appearance."""
     expected: bool = False
+    frames: tuple[Frame, ...] = ()
+    """Every code address in its lines, in order."""
+
+    @property
+    def culprit(self) -> SourceLocation | None:
+        """The first line of a module's own code in it, None if none is known."""
+        return find_culprit(self.frames)
 
 
 class _Role(enum.Enum):
@@ -502,7 +510,6 @@ _DUMP = re.compile(
     r"|\*\* \d+ printk messages dropped)"
 )
 _BODY = re.compile(r"\s*(?:CPU: \d+ |Modules linked in:|Call Trace:|RIP: )")
-_MODULE_FRAME = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+ \[([A-Za-z0-9_-]{1,64})(?: [0-9a-f]+)?\]")
 
 
 @dataclass
@@ -679,12 +686,15 @@ def _finding(records: Sequence[Record], report: _Report, end: int) -> Finding:
     headline = records[report.head].text
     if report.detector.role is _Role.OPENER and report.head < end:
         headline = records[report.head + 1].text
-    frames = [name for line in lines for name in _MODULE_FRAME.findall(line)]
+    frames = parse_frames(lines)
     return Finding(
         kind=report.detector.kind,
         headline=headline.strip(),
         first=records[start].number,
         last=records[end].number,
         lines=lines,
-        modules=tuple(dict.fromkeys(frames)),
+        modules=tuple(
+            dict.fromkeys(frame.address.module for frame in frames if frame.address.module)
+        ),
+        frames=frames,
     )
