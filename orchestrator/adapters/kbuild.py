@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shlex
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -29,9 +30,24 @@ from orchestrator.plan.outcome import CommandResult
 
 MAX_SOURCE_BYTES = 64 << 20
 MAX_MODULE_BYTES = 64 << 20
+# Lines for the frames of a trace. Ubuntu's headers and the lab's own kernels are configured
+# without CONFIG_DEBUG_INFO; where it is set this adds nothing. No code changes by it.
+DEBUG_INFO = "KCFLAGS=-g"
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "lab-results", ".venv", "__pycache__"})
 # What an earlier build by hand may have left; taking it along would hide a missing rule.
 SKIPPED_ENDINGS = (".ko", ".o", ".mod", ".mod.c", ".cmd", ".a", ".order", ".symvers")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a module was built from."""
+
+    dir: Path
+    """On this machine."""
+    folder: str
+    """What it was called where it was built; the module's debug info names files below it."""
+    digests: Mapping[str, str] = field(repr=False)
+    """Of each file that was sent, by its path from there, the SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,8 @@ class BuiltModule:
     path: Path
     vermagic: str
     depends: tuple[str, ...]
+    sources: Sources | None = None
+    """None where they are not known: then no line of them can be shown."""
 
     @property
     def release(self) -> str:
@@ -69,11 +87,12 @@ class GuestBuilder:
         deadline = Deadline.after(self._seconds, f"building {name}")
         folder = f"/lab/src/{name}"
         output_dir.mkdir(parents=True, exist_ok=True)
-        send_tree(self._shell, source_dir, folder, deadline)
+        archive = pack_tree(source_dir)
+        send_archive(self._shell, source_dir, archive, folder, deadline)
         command = (
             f"cd {shlex.quote(folder)} && "
             f"make -C /lib/modules/{self._release}/build M={shlex.quote(folder)} "
-            '-j"$(nproc)" modules 2>&1'
+            f'{DEBUG_INFO} -j"$(nproc)" modules 2>&1'
         )
         log_path = output_dir / "build.log"
         try:
@@ -88,7 +107,9 @@ class GuestBuilder:
         log_path.write_bytes(f"$ {command}\n".encode() + result.stdout + result.stderr)
         if result.status != 0:
             raise _build_error(name, command, result, log_path)
-        return self._fetch(name, folder, output_dir, deadline)
+        sources = Sources(source_dir, folder, digest_archive(archive))
+        modules = self._fetch(name, folder, output_dir, deadline)
+        return tuple(replace(module, sources=sources) for module in modules)
 
     def _fetch(
         self, name: str, folder: str, output_dir: Path, deadline: Deadline
@@ -123,10 +144,17 @@ def check_release(module: BuiltModule, release: str) -> None:
 
 def send_tree(shell: Shell, source_dir: Path, folder: str, deadline: Deadline) -> None:
     """Copy a source folder into the guest."""
+    send_archive(shell, source_dir, pack_tree(source_dir), folder, deadline)
+
+
+def send_archive(
+    shell: Shell, source_dir: Path, archive: bytes, folder: str, deadline: Deadline
+) -> None:
+    """Copy what ``pack_tree`` made of a source folder into the guest."""
     quoted = shlex.quote(folder)
     command = f"mkdir -p {quoted} && tar -x -m --no-same-owner -C {quoted}"
     check(
-        shell.run(command, deadline, stdin=pack_tree(source_dir)),
+        shell.run(command, deadline, stdin=archive),
         f"copying {source_dir} into the guest",
         MachineError,
     )
@@ -155,6 +183,17 @@ def pack_tree(source_dir: Path) -> bytes:
             info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
+
+
+def digest_archive(archive: bytes) -> dict[str, str]:
+    """The SHA-256 of each file in what ``pack_tree`` made, by the file's path."""
+    digests = {}
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        for member in tar:
+            source = tar.extractfile(member)
+            assert source is not None, "pack_tree takes regular files alone"
+            digests[member.name] = hashlib.sha256(source.read()).hexdigest()
+    return digests
 
 
 def _source_files(root: Path) -> list[Path]:

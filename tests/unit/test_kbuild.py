@@ -21,6 +21,7 @@ from orchestrator.adapters.kbuild import (
     GuestBuilder,
     _unpack_modules,
     check_release,
+    digest_archive,
     first_error,
     pack_tree,
     read_module,
@@ -447,13 +448,17 @@ def build(tree: Path, tmp_path: Path) -> Callable[..., tuple[BuiltModule, ...]]:
 Build = Callable[..., tuple[BuiltModule, ...]]
 
 
-def test_a_build_gives_its_modules_and_a_log(build: Build, tmp_path: Path) -> None:
+def test_a_build_gives_its_modules_and_a_log(build: Build, tree: Path, tmp_path: Path) -> None:
     (module,) = build()
     assert (module.name, module.path) == ("hello", tmp_path / "out/hello.ko")
+    assert module.sources is not None
+    assert (module.sources.dir, module.sources.folder) == (tree, "/lab/src/hello")
+    assert module.sources.digests == digest_archive(pack_tree(tree))
     check_release(module, RELEASE)
     log = (tmp_path / "out/build.log").read_text()
     assert log.startswith("$ cd /lab/src/hello && make -C /lib/modules/6.1.0-56-cloud-amd64/build")
     assert log.endswith("\n  LD [M]  hello.ko\n")
+    assert " KCFLAGS=-g " in log.splitlines()[0]
 
 
 def test_a_folder_with_an_odd_name_is_quoted(tree: Path, tmp_path: Path) -> None:
