@@ -443,8 +443,9 @@ def _unexpected(findings: Sequence[Finding]) -> Mismatch:
     first = findings[0]
     times = f" ({len(findings)} times, this is the first)" if len(findings) > 1 else ""
     lines = [clip(visible(line), MAX_LINE) for line in first.lines[:MAX_EXCERPT_LINES]]
+    where = f": {clip(visible(str(first.culprit)), MAX_LINE)}" if first.culprit else ""
     return Mismatch(
         "kernel",
-        f"unexpected {first.kind}: {clip(visible(first.headline), MAX_LINE)}{times}",
+        f"unexpected {first.kind}: {clip(visible(first.headline), MAX_LINE)}{where}{times}",
         _bounded(lines, len(first.lines) > MAX_EXCERPT_LINES),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.adapters.kbuild import BuiltModule
 from orchestrator.adapters.ssh import Job
+from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
     CommandTimeoutError,
@@ -49,6 +50,7 @@ from orchestrator.plan.model import (
     WriteStep,
 )
 from orchestrator.plan.outcome import CellResult, CommandResult, Mismatch, Outcome, StepResult
+from orchestrator.policy.decoding import decode_findings
 from orchestrator.policy.guest import Guest, Place
 
 # After this the kernel's state is not what the next scenario may count on.
@@ -96,8 +98,11 @@ class Play:
     cell begins: what the kernel complains of in between belongs to this one.
     """
 
-    def __init__(self, guest: Guest, scenario: NamedScenario, cell: str, folder: Path) -> None:
+    def __init__(
+        self, guest: Guest, scenario: NamedScenario, cell: str, folder: Path, symbols: Symbols
+    ) -> None:
         self._guest = guest
+        self._symbols = symbols
         self._named = scenario
         self._scenario = scenario.scenario
         self._cell = cell
@@ -378,7 +383,7 @@ class Play:
         """The cell's result, from its steps and from the log up to ``until`` (None: its end)."""
         course = self._course
         expected = self._scenario.expect_kernel
-        found = self._findings(until)
+        found = decode_findings(self._findings(until), self._guest.modules, self._symbols)
         lost = () if "lost-log" in expected else tuple(f for f in found if f.kind == "lost-log")
         others = tuple(finding for finding in found if finding not in lost)
         findings, kernel_mismatches = judge_findings(expected, others)

@@ -15,6 +15,7 @@ from orchestrator.adapters.kbuild import BuiltModule, GuestBuilder, check_releas
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles
 from orchestrator.adapters.sources import SourceContext
+from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.klog import find_findings
@@ -169,6 +170,7 @@ class Worker:
         self._listener = listener
         self._identity: KernelIdentity | None = None
         self._modules: dict[str, BuiltModule] = {}
+        self._symbols = Symbols()
         self._build_failure = ""
         self._boots = 0
         self._boot_seconds: float | None = None
@@ -310,7 +312,8 @@ class Worker:
         left.pop(0)
         self._listener(Doing(self._plan.name, cell.scenario.name))
         folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
-        play = Play(guest, cell.scenario, f"c{len(self._results) + 1}", folder)
+        number = f"c{len(self._results) + 1}"
+        play = Play(guest, cell.scenario, number, folder, self._symbols)
         begin = play.open()
         self._close_window(begin)
         self._open = (play, folder)

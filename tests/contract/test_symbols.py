@@ -22,6 +22,8 @@ from orchestrator.adapters.kbuild import BuiltModule, Sources, digest_archive, p
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
 from orchestrator.plan.frames import CodeAddress, SourceLocation
+from orchestrator.plan.klog import find_findings, parse_log
+from orchestrator.policy.decoding import decode_findings
 from tests.elf import make_ko
 
 pytestmark = [
@@ -423,6 +425,37 @@ def test_a_module_built_in_its_own_folder(make: Make) -> None:
     offset = after_call(module.path, "first_init", "first_work")
     (code,) = resolved(module, CodeAddress("first_init", offset, 4096, "m"))
     assert code == (at("first_init", "from init"),)
+
+
+def test_a_report_with_its_code(module: BuiltModule) -> None:
+    """From the kernel's log to the line that the module made its mistake in."""
+    path = module.path
+    fault = next(
+        offset
+        for offset, _, _ in disassemble(path, "first_work")
+        if resolve(path, [("first_work", offset, span(path, "first_work"), True)])[0]["lines"][0][0]
+        == "list_add"
+    )
+    inside = CodeAddress("first_work", fault, span(path, "first_work"), "m")
+    caller = CodeAddress("first_init", after_call(path, "first_init", "first_work"), 4096, "m")
+    log = f"""\
+[    2.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000
+[    2.000000] Oops: 0002 [#1] PREEMPT SMP NOPTI
+[    2.000000] RIP: 0010:{inside}
+[    2.000000] Call Trace:
+[    2.000000]  {caller}
+[    2.000000]  ext4_fill+0x1/0x20 [ext4]
+[    2.000000]  do_one_initcall+0x59/0x220
+[    2.000000] ---[ end trace 0000000000000000 ]---
+"""
+    found = find_findings(parse_log(log.encode()))
+    (finding,) = decode_findings(found, {"m": module}, Symbols())
+    assert finding.culprit == at("first_work", "adds")
+    first, second, *others = finding.frames
+    assert first.code[0].file == "include/list.h"
+    assert second.code == (at("first_init", "from init"),)
+    assert [(frame.code, frame.note) for frame in others] == [((), ""), ((), "")]
+    assert replace(finding, frames=found[0].frames) == found[0]
 
 
 # --- what is not known -----------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.plan.frames import CodeAddress, Frame, SourceLocation
 from orchestrator.plan.judge import (
     MAX_REGEX_INPUT,
     diff_bytes,
@@ -403,6 +406,18 @@ def test_an_unexpected_finding_shows_its_lines() -> None:
     assert mismatch.message == "unexpected oops: BUG: \\x07"
     assert mismatch.diff[0] == "\\x1b[31m"
     assert is_bounded((mismatch,))
+
+
+def test_an_unexpected_finding_names_the_modules_own_line() -> None:
+    """The line of the module that called what was inlined from a header; shown safely."""
+    header = SourceLocation("list_add", "include/linux/list.h", 70)
+    own = SourceLocation("m_add\x1b", "m.c", 12, "list_add(a, b);", own=True)
+    frame = Frame(CodeAddress("m_add", 1, 2, "m"), 1, code=(header, own))
+    found = replace(finding("oops"), frames=(frame,))
+    _, mismatches = judge_findings((), (found, finding("oops")))
+    assert messages(mismatches) == [
+        "unexpected oops: it broke: m_add\\x1b at m.c:12 (2 times, this is the first)"
+    ]
 
 
 def test_many_of_a_class_are_one_mismatch() -> None:

@@ -23,6 +23,7 @@ from orchestrator.foundation.errors import (
     EXIT_PASSED,
 )
 from orchestrator.plan.boundary import Shape
+from orchestrator.plan.frames import CodeAddress, Frame, SourceLocation
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.model import FindingClass
 from orchestrator.plan.outcome import (
@@ -61,8 +62,19 @@ def failed_cell(kernel: str = "k1", text: str = "HelloWorld") -> CellResult:
         StepResult(2, f"run {text}", Outcome.FAILED, 0.25, (mismatch,), command=command),
         StepResult(3, "unload procfs1", Outcome.SKIPPED, reason="not reached"),
     )
+    trace = (text, "RIP: 0010:g+0x1/0x2 [m]", "Call Trace:", " f+0x1/0x2 [m]", " h+0x1/0x2 [n]")
+    header = SourceLocation(f"inline_{text}", "include/linux/x.h", 3)
+    own = SourceLocation(f"g_{text}", f"{text}.c", 42, f"{text}();", own=True)
+    fault = CodeAddress("g", 1, 2, "m", exact=True)
+    frames = (
+        Frame(fault, 1, code=(header, own)),
+        Frame(CodeAddress("f", 1, 2, "m"), 3, code=(replace(own, line=None, text=""),)),
+        Frame(CodeAddress("h", 1, 2, "n"), 4, note=f"the module has no {text}"),
+        Frame(fault, 4, reliable=False, code=(header, own)),
+        Frame(CodeAddress("i", 1, 2), 4),
+    )
     findings = (
-        Finding("oops", text, 10, 12, (text, "Call Trace:", " f+0x1/0x2 [m]"), ("m",)),
+        Finding("oops", text, 10, 14, trace, ("m", "n"), frames=frames),
         Finding("warning", text, 20, 20, (text,), expected=True),
     )
     return CellResult(
@@ -240,11 +252,49 @@ def test_results_hold_what_happened() -> None:
     failed = results["kernels"][0]["cells"][1]
     assert failed["evidence"] == "cells/k1/greeting/fail"
     assert failed["taint_after"] == 12800
-    assert failed["findings"][0]["modules"] == ["m"]
+    assert failed["findings"][0]["modules"] == ["m", "n"]
     command = failed["steps"][1]["command"]
     assert command["stdout"] == {"bytes": 10, "text": "HelloWorld"}
     assert command["stderr"] == {"bytes": 2, "text": "\\xff\x00"}
     assert results["kernels"][2]["identity"] is None
+
+
+def test_results_hold_the_code_of_each_frame() -> None:
+    results = json.loads(render_results(EVERYTHING))
+    oops, warning = results["kernels"][0]["cells"][1]["findings"]
+    own = {
+        "function": "g_HelloWorld",
+        "file": "HelloWorld.c",
+        "line": 42,
+        "source": "HelloWorld();",
+        "own": True,
+    }
+    assert oops["culprit"] == own
+    assert oops["frames"][0] == {
+        "symbol": "g",
+        "offset": 1,
+        "size": 2,
+        "module": "m",
+        "exact": True,
+        "reliable": True,
+        "line": 1,
+        "code": [
+            {
+                "function": "inline_HelloWorld",
+                "file": "include/linux/x.h",
+                "line": 3,
+                "source": "",
+                "own": False,
+                "inlined": True,
+            },
+            {**own, "inlined": False},
+        ],
+        "note": "",
+    }
+    assert oops["frames"][2]["note"] == "the module has no HelloWorld"
+    assert oops["frames"][3]["reliable"] is False
+    assert oops["frames"][4]["module"] is None
+    assert (warning["culprit"], warning["frames"]) == (None, [])
 
 
 def test_results_hold_what_changed() -> None:
@@ -285,6 +335,9 @@ def test_the_schema_knows_every_class_of_finding_and_every_outcome() -> None:
         (("kernels", 0, "cells", 1, "outcome"), "ok"),
         (("kernels", 0, "cells", 1, "findings", 0, "kind"), "splat"),
         (("kernels", 0, "cells", 1, "seconds"), -1),
+        (("kernels", 0, "cells", 1, "findings", 0, "culprit", "line"), 0),
+        (("kernels", 0, "cells", 1, "findings", 0, "frames", 0, "module"), 1),
+        (("kernels", 0, "cells", 1, "findings", 0, "frames", 0, "code", 0, "inlined"), "no"),
     ],
 )
 def test_the_schema_refuses_what_is_wrong(path: tuple[str | int, ...], value: object) -> None:
@@ -335,6 +388,12 @@ def test_junit_tells_why() -> None:
     error = root.find(".//error")
     assert error is not None
     assert error.get("type") == "error"
+
+
+def test_junit_shows_the_code_of_each_frame() -> None:
+    text = ElementTree.fromstring(render_junit(EVERYTHING)).findtext(".//failure")
+    assert text is not None
+    assert "g_HelloWorld at HelloWorld.c:42: HelloWorld();" in text
 
 
 def test_junit_names_what_was_compared_where_the_kernel_is_content() -> None:
@@ -494,7 +553,12 @@ def test_the_report_names_kernels_where_their_version_does_not_tell_them_apart()
 def test_the_summary_shows_the_kernels_words_where_they_are_the_reason() -> None:
     oops = replace(failed_cell(), steps=(), reason="unexpected oops: HelloWorld")
     text = render_summary(run(kernel(oops)))
-    assert "  unexpected oops: HelloWorld\n    | HelloWorld\n    | Call Trace:\n" in text
+    assert (
+        "  unexpected oops: HelloWorld\n"
+        "    HelloWorld.c:42: HelloWorld();\n"
+        "    | HelloWorld\n"
+        "    | RIP: 0010:g+0x1/0x2 [m]\n"
+    ) in text
 
 
 def test_a_kernel_that_cannot_be_used_is_told_once() -> None:
@@ -535,10 +599,17 @@ def test_the_report() -> None:
         "  3. skipped     0.00 s  unload procfs1\n"
         "     not reached\n"
         "the kernel complained: oops: HelloWorld\n"
-        "  in its traces: m\n"
+        "  in its traces: m, n\n"
+        "  first in a module: g_HelloWorld at HelloWorld.c:42\n"
         "  | HelloWorld\n"
+        "  | RIP: 0010:g+0x1/0x2 [m]\n"
+        "      inline_HelloWorld at include/linux/x.h:3 (inlined)\n"
+        "      g_HelloWorld at HelloWorld.c:42: HelloWorld();\n"
         "  | Call Trace:\n"
         "  |  f+0x1/0x2 [m]\n"
+        "      g_HelloWorld at HelloWorld.c\n"
+        "  |  h+0x1/0x2 [n]\n"
+        "      no line: the module has no HelloWorld\n"
         "the kernel complained as expected: warning: HelloWorld\n"
         "taint before: 12288, after: 12800\n"
         "evidence: cells/k1/greeting/fail\n"
@@ -546,10 +617,12 @@ def test_the_report() -> None:
 
 
 def test_the_report_is_bounded_where_the_kernel_is_not() -> None:
-    noisy = Finding("warning", "w", 0, 1, ("line",) * 1000)
+    location = SourceLocation("f", "m.c", 1, own=True)
+    frames = [Frame(CodeAddress("f", at, 900, "m"), 0, code=(location,) * 64) for at in range(500)]
+    noisy = Finding("warning", "w", 0, 1, ("line",) * 1000, frames=tuple(frames))
     text = render_report(run(kernel(replace(failed_cell(), findings=(noisy,) * 500))))
     assert "… and 490 more complaints of the kernel" in text
-    assert len(text.split("\n")) < 1000
+    assert len(text.split("\n")) < 2000
 
 
 # --- files ---------------------------------------------------------------------------------------

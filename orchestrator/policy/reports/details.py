@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.plan.frames import CodeAddress, Frame
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
@@ -20,6 +21,8 @@ from orchestrator.policy.reports.text import cut
 
 MAX_FINDING_LINES = 60
 MAX_FINDINGS = 10
+MAX_CODE_LINES = 120
+"""How many lines of code are told of one finding; a trace of the kernel's has far fewer."""
 _SIGNS = {
     Outcome.PASSED: "ok",
     Outcome.FAILED: "FAIL",
@@ -103,6 +106,8 @@ def render_cell(cell: CellResult) -> Iterator[str]:
     for finding in cell.findings:
         if finding.expected:
             yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
+            if finding.culprit is not None:
+                yield cut(f"  first in a module: {finding.culprit}")
     if cell.taint_before is not None or cell.taint_after is not None:
         yield f"taint before: {cell.taint_before}, after: {cell.taint_after}"
     if cell.evidence is not None:
@@ -122,10 +127,42 @@ def _finding(finding: Finding) -> Iterator[str]:
     yield cut(f"the kernel complained: {finding.kind}: {finding.headline}")
     if finding.modules:
         yield visible(f"  in its traces: {', '.join(finding.modules)}")
-    yield from _excerpt(finding.lines)
+    if finding.culprit is not None:
+        yield cut(f"  first in a module: {finding.culprit}")
+    yield from _excerpt(finding.lines, finding.frames)
 
 
-def _excerpt(lines: Sequence[str]) -> Iterator[str]:
-    yield from (cut(f"  | {line}") for line in lines[:MAX_FINDING_LINES])
+def _excerpt(lines: Sequence[str], frames: Sequence[Frame]) -> Iterator[str]:
+    """The lines as the kernel wrote them; below each the code that it names, told once."""
+    code = _code(frames)
+    for number, line in enumerate(lines[:MAX_FINDING_LINES]):
+        yield cut(f"  | {line}")
+        yield from code.get(number, ())
     if len(lines) > MAX_FINDING_LINES:
         yield f"  … and {len(lines) - MAX_FINDING_LINES} more lines"
+
+
+def _code(frames: Sequence[Frame]) -> dict[int, list[str]]:
+    """What stands below each line of a report: the code at its addresses, or why there is none.
+
+    Each address is told once, and so is each reason.
+    """
+    found: dict[int, list[str]] = {}
+    told: set[CodeAddress | str] = set()
+    left = MAX_CODE_LINES
+    for frame in frames:
+        what = frame.note or frame.address
+        if what in told:
+            continue
+        told.add(what)
+        lines = [f"no line: {frame.note}"] if frame.note else list(_functions(frame))
+        found.setdefault(frame.line, []).extend(cut(f"      {line}") for line in lines[:left])
+        left -= min(left, len(lines))
+    return found
+
+
+def _functions(frame: Frame) -> Iterator[str]:
+    """The functions of a frame, the innermost first, each with its line of source."""
+    for number, location in enumerate(frame.code):
+        inlined = " (inlined)" if number < len(frame.code) - 1 else ""
+        yield f"{location}{inlined}" + (f": {location.text}" if location.text else "")

@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from orchestrator.plan.boundary import Boundary, Stretch, Trial, describe, find_boundaries
+from orchestrator.plan.frames import Frame, SourceLocation
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
@@ -166,7 +167,38 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "first": finding.first,
         "last": finding.last,
         "modules": list(finding.modules),
+        "culprit": None if finding.culprit is None else _location(finding.culprit),
+        "frames": [_frame(frame) for frame in finding.frames],
         "lines": list(finding.lines),
+    }
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    address = frame.address
+    last = len(frame.code) - 1
+    return {
+        "symbol": address.symbol,
+        "offset": address.offset,
+        "size": address.size,
+        "module": address.module or None,
+        "exact": address.exact,
+        "reliable": frame.reliable,
+        "line": frame.line,
+        "code": [
+            {**_location(location), "inlined": number < last}
+            for number, location in enumerate(frame.code)
+        ],
+        "note": frame.note,
+    }
+
+
+def _location(location: SourceLocation) -> dict[str, Any]:
+    return {
+        "function": location.function,
+        "file": location.file,
+        "line": location.line,
+        "source": location.text,
+        "own": location.own,
     }
 
 

@@ -111,6 +111,10 @@ def _excerpt(cell: CellResult) -> Iterator[str]:
     """The kernel's own words, where they are the reason."""
     finding = next((each for each in cell.findings if not each.expected), None)
     if finding is not None:
+        culprit = finding.culprit
+        if culprit is not None and culprit.text:
+            where = f"{culprit.file}:{culprit.line}"
+            yield clip(visible(f"    {where}: {culprit.text}"), WIDTH)
         yield from (
             clip(visible(f"    | {line}"), WIDTH) for line in finding.lines[:MAX_DIFF_LINES]
         )
