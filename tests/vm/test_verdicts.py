@@ -43,6 +43,24 @@ ERRORS = {"no-such-module": "no folder of the lab builds the module 'absent'; bu
 SKIPPED = {"not-for-this-kernel": "it is for kernels <6.0, this is 6.1."}
 
 
+# Scenario, the mark in misbehave.c of the line to blame, and the function that it is in.
+CULPRITS = {
+    "oops": ("oops", "misbehave_oops"),
+    "warns": ("warning", "misbehave_init"),
+    "warns-as-expected": ("warning", "misbehave_init"),
+    "bug-as-expected": ("bug", "misbehave_init"),
+    "panics": ("panic", "misbehave_init"),
+    "panics-as-expected": ("panic", "misbehave_init"),
+}
+SOURCE = LABS / "verdicts/module/misbehave.c"
+
+
+def marked(mark: str) -> tuple[int, str]:
+    """Number and text of the line with this mark."""
+    lines = enumerate(SOURCE.read_text().splitlines(), 1)
+    return next((n, line.strip()) for n, line in lines if f"/* here: {mark} */" in line)
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return run_lab(
@@ -120,6 +138,30 @@ def test_a_splat_is_in_its_own_cell_alone(ran: Ran) -> None:
     findings = cell(ran, "oops")["findings"]
     assert [finding["kind"] for finding in findings] == ["oops"]
     assert "misbehave" in findings[0]["modules"]
+
+
+@pytest.mark.parametrize(("name", "mark", "function"), [(n, *c) for n, c in CULPRITS.items()])
+def test_the_line_to_blame_is_named(ran: Ran, name: str, mark: str, function: str) -> None:
+    number, text = marked(mark)
+    (finding,) = cell(ran, name)["findings"]
+    culprit = {"function": function, "file": "misbehave.c", "line": number}
+    assert finding["culprit"] == {**culprit, "source": text, "own": True}
+    if cell(ran, name)["outcome"] == "failed":
+        assert cell(ran, name)["reason"].endswith(f": {function} at misbehave.c:{number}")
+
+
+def test_the_whole_trace_is_decoded(ran: Ran) -> None:
+    (oops,) = cell(ran, "oops")["findings"]
+    frames = [frame for frame in oops["frames"] if frame["module"] and frame["reliable"]]
+    fault, caller = frames[:2]
+    assert (fault["symbol"], fault["exact"]) == ("misbehave_oops", True)
+    number, text = marked("caller")
+    assert [(each["line"], each["source"]) for each in caller["code"]] == [(number, text)]
+    report = (ran.run_dir / "report.txt").read_text()
+    for mark in ("oops", "caller"):
+        number, text = marked(mark)
+        assert f" at misbehave.c:{number}: {text}" in report
+        assert mark != "oops" or f"misbehave.c:{number}: {text}" in ran.output
 
 
 def test_the_report_explains_each_failure(ran: Ran) -> None:

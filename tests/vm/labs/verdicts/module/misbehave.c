@@ -25,7 +25,7 @@ static noinline void misbehave_oops(void)
 
 	/* The compiler must not see through it. */
 	OPTIMIZER_HIDE_VAR(nowhere);
-	*nowhere = 1;
+	*nowhere = 1; /* here: oops */
 }
 
 static void misbehave_hang(void)
@@ -46,13 +46,13 @@ static int __init misbehave_init(void)
 {
 	pr_info("loaded with fault=%s\n", fault);
 	if (!strcmp(fault, "warn"))
-		WARN(1, "as asked\n");
+		WARN(1, "as asked\n"); /* here: warning */
 	else if (!strcmp(fault, "oops"))
-		misbehave_oops();
+		misbehave_oops(); /* here: caller */
 	else if (!strcmp(fault, "bug"))
-		BUG();
+		BUG(); /* here: bug */
 	else if (!strcmp(fault, "panic"))
-		panic("as asked");
+		panic("as asked"); /* here: panic */
 	else if (!strcmp(fault, "hang"))
 		misbehave_hang();
 	else if (!strcmp(fault, "fail"))
