@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -66,8 +67,16 @@ def _judge_exit(expect: RunExpect, result: CommandResult) -> Iterator[Mismatch]:
             yield Mismatch("signal", message, _tails(result))
         return
     status = 0 if expect.status is None else expect.status
-    if result.signal is not None or result.status != status:
+    if _shell_status(result) != status:
         yield Mismatch("status", f"ended by {ended}, expected exit status {status}", _tails(result))
+
+
+def _shell_status(result: CommandResult) -> int | None:
+    """The exit status as a shell tells it: 128 and the signal's number where one ended it."""
+    if result.signal is None:
+        return result.status
+    number = signal.Signals.__members__.get(result.signal)
+    return None if number is None else 128 + number
 
 
 def _ending(status: int | None, signal: str | None) -> str:

@@ -63,6 +63,13 @@ def is_bounded(mismatches: tuple[Mismatch, ...]) -> bool:
         (RunExpect(), ran(None), ["ended by nothing that is known, expected exit status 0"]),
         (RunExpect(status=1), ran(1), []),
         (RunExpect(status=1), ran(0), ["ended by exit status 0, expected exit status 1"]),
+        (RunExpect(status=143), ran(None, "SIGTERM"), []),
+        (RunExpect(status=143), ran(143), []),
+        (
+            RunExpect(status=143),
+            ran(None, "SIGKILL"),
+            ["ended by signal SIGKILL, expected exit status 143"],
+        ),
         (RunExpect(signal="SIGKILL"), ran(None, "SIGKILL"), []),
         (RunExpect(signal="SIGKILL"), ran(0), ["ended by exit status 0, expected signal SIGKILL"]),
         (
