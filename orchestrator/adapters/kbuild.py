@@ -1,16 +1,20 @@
 """Building modules: sources in, ``.ko`` files out, each made for exactly the kernel asked for.
 
-``Builder`` is the seam: today modules are built inside the guest with its own compiler.
+``Builder`` is the seam. ``GuestBuilder`` builds inside the guest with its own compiler,
+``hostbuild.HostBuilder`` natively in the same root file system; what both must do alike to
+make the same bytes is here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shlex
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -22,13 +26,15 @@ from orchestrator.foundation.errors import (
     BuildError,
     CommandTimeoutError,
     ConfigError,
-    LabError,
     MachineError,
 )
-from orchestrator.plan.outcome import CommandResult
 
 MAX_SOURCE_BYTES = 64 << 20
 MAX_MODULE_BYTES = 64 << 20
+SOURCES_DIR = "/lab/src"
+LOG = "build.log"
+# Which symbols a folder's modules export, with their versions, for folders that use them.
+SYMBOLS = "Module.symvers"
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "lab-results", ".venv", "__pycache__"})
 # What an earlier build by hand may have left; taking it along would hide a missing rule.
 SKIPPED_ENDINGS = (".ko", ".o", ".mod", ".mod.c", ".cmd", ".a", ".order", ".symvers")
@@ -49,11 +55,45 @@ class BuiltModule:
         return self.vermagic.split(" ", 1)[0]
 
 
-class Builder(Protocol):
-    """Builds the modules of one source folder for one kernel."""
+@dataclass(frozen=True)
+class Sources:
+    """A folder of sources as it was when it was read: what is built, and what is hashed."""
 
-    def build(self, name: str, source_dir: Path, output_dir: Path) -> tuple[BuiltModule, ...]:
-        """The modules, left in ``output_dir`` with ``build.log``. Raises ``BuildError``."""
+    name: str
+    """The folder's name in the lab."""
+    archive: bytes
+    """A tar archive, as ``pack_tree`` makes it."""
+
+    @property
+    def folder(self) -> str:
+        """Where it is built. The path is in the debugging information, so it has to be the
+        same everywhere.
+        """
+        return f"{SOURCES_DIR}/{self.name}"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of all that is in the folder, names and modes too."""
+        return hashlib.sha256(self.archive).hexdigest()
+
+
+def load_sources(name: str, source_dir: Path) -> Sources:
+    """A folder of the lab, read once. Raises ``ConfigError`` like ``pack_tree``."""
+    return Sources(name, pack_tree(source_dir))
+
+
+class Builder(Protocol):
+    """Builds the lab's folders for one kernel, one after another, side by side in one place."""
+
+    def build(self, sources: Sources, output_dir: Path) -> tuple[BuiltModule, ...]:
+        """The modules, left in ``output_dir`` with ``build.log``, and ``Module.symvers`` if
+        the build made one. Raises ``BuildError``.
+        """
+
+    def place(self, sources: Sources, output_dir: Path) -> None:
+        """Put a folder that need not be built to where the next ones can see it, with what
+        its build left in ``output_dir``: ``KBUILD_EXTRA_SYMBOLS`` may name it.
+        """
 
 
 class GuestBuilder:
@@ -64,51 +104,118 @@ class GuestBuilder:
         self._release = release
         self._seconds = seconds
 
-    def build(self, name: str, source_dir: Path, output_dir: Path) -> tuple[BuiltModule, ...]:
+    def build(self, sources: Sources, output_dir: Path) -> tuple[BuiltModule, ...]:
         """See ``Builder``."""
-        deadline = Deadline.after(self._seconds, f"building {name}")
-        folder = f"/lab/src/{name}"
+        deadline = Deadline.after(self._seconds, f"building {sources.name}")
         output_dir.mkdir(parents=True, exist_ok=True)
-        send_tree(self._shell, source_dir, folder, deadline)
-        command = (
-            f"cd {shlex.quote(folder)} && "
-            f"make -C /lib/modules/{self._release}/build M={shlex.quote(folder)} "
-            '-j"$(nproc)" modules 2>&1'
-        )
-        log_path = output_dir / "build.log"
+        send_sources(self._shell, sources, deadline)
+        command = make_command(self._release, sources)
         try:
             result = self._shell.run(command, deadline)
         except CommandTimeoutError as timeout:
-            log_path.write_bytes(f"$ {command}\n".encode() + timeout.stdout)
-            raise BuildError(
-                f"{name} was not built within {self._seconds:g} s",
-                hint="`timeouts: {build: …}` in lab.yaml allows more",
-                evidence=log_path,
-            ) from timeout
-        log_path.write_bytes(f"$ {command}\n".encode() + result.stdout + result.stderr)
+            log_path = write_log(output_dir, command, timeout.stdout)
+            raise late_error(sources.name, self._seconds, log_path) from timeout
+        output = result.stdout + result.stderr
+        log_path = write_log(output_dir, command, output)
         if result.status != 0:
-            raise _build_error(name, command, result, log_path)
-        return self._fetch(name, folder, output_dir, deadline)
+            raise build_error(sources.name, command, result.status, output, log_path)
+        return self._fetch(sources, output_dir, deadline)
+
+    def place(self, sources: Sources, output_dir: Path) -> None:
+        """See ``Builder``."""
+        deadline = Deadline.after(self._seconds, f"placing {sources.name}")
+        send_sources(self._shell, sources, deadline)
+        if (symbols := output_dir / SYMBOLS).is_file():
+            command = f"cat > {shlex.quote(f'{sources.folder}/{SYMBOLS}')}"
+            result = self._shell.run(command, deadline, stdin=symbols.read_bytes())
+            check(result, f"copying the symbols of {sources.name} into the guest", MachineError)
 
     def _fetch(
-        self, name: str, folder: str, output_dir: Path, deadline: Deadline
+        self, sources: Sources, output_dir: Path, deadline: Deadline
     ) -> tuple[BuiltModule, ...]:
-        command = f"cd {shlex.quote(folder)} && find . -name '*.ko' -print0 | tar -c --null -T -"
         result = check(
-            self._shell.run(command, deadline, limit=MAX_MODULE_BYTES),
-            f"fetching the modules of {name}",
+            self._shell.run(fetch_command(sources), deadline, limit=MAX_MODULE_BYTES),
+            f"fetching the modules of {sources.name}",
             MachineError,
         )
         if result.truncated:
-            raise BuildError(f"{name}: its modules are larger than {MAX_MODULE_BYTES} bytes")
-        paths = _unpack_modules(result.stdout, output_dir)
-        if not paths:
-            raise BuildError(
-                f"{name}: the build made no module",
-                hint=f"has {name}'s Kbuild or Makefile an `obj-m` line?",
-                evidence=output_dir / "build.log",
-            )
-        return tuple(read_module(path) for path in paths)
+            raise size_error(sources.name)
+        return take_modules(sources.name, result.stdout, output_dir)
+
+
+# --- what every builder does alike --------------------------------------------------------
+
+
+def make_command(release: str, sources: Sources) -> str:
+    """What is run, by ``sh -c``, where the sources are."""
+    folder = shlex.quote(sources.folder)
+    return (
+        f'cd {folder} && make -C /lib/modules/{release}/build M={folder} -j"$(nproc)" modules 2>&1'
+    )
+
+
+def fetch_command(sources: Sources) -> str:
+    """What prints a tar archive with all that is kept of a build."""
+    return (
+        f"cd {shlex.quote(sources.folder)} && "
+        f"find . \\( -name '*.ko' -o -path './{SYMBOLS}' \\) -print0 | tar -c --null -T -"
+    )
+
+
+def unpack_command(sources: Sources) -> str:
+    """What makes the folder of a tar archive on standard input.
+
+    ``-m``: what is copied is older than what is built of it, whatever clocks say.
+    """
+    folder = shlex.quote(sources.folder)
+    return f"mkdir -p {folder} && tar -x -m --no-same-owner -C {folder}"
+
+
+def write_log(output_dir: Path, command: str, output: bytes) -> Path:
+    """Leave the log of a build; its path."""
+    path = output_dir / LOG
+    path.write_bytes(f"$ {command}\n".encode() + output)
+    return path
+
+
+def take_modules(name: str, archive: bytes, output_dir: Path) -> tuple[BuiltModule, ...]:
+    """The modules out of what ``fetch_command`` printed. Raises ``BuildError`` if it has none."""
+    paths = _unpack_modules(archive, output_dir)
+    if not paths:
+        raise BuildError(
+            f"{name}: the build made no module",
+            hint=f"has {name}'s Kbuild or Makefile an `obj-m` line?",
+            evidence=output_dir / LOG,
+        )
+    return tuple(read_module(path) for path in paths)
+
+
+def late_error(name: str, seconds: float, log_path: Path) -> BuildError:
+    """That a build did not end by its deadline."""
+    return BuildError(
+        f"{name} was not built within {seconds:g} s",
+        hint="`timeouts: {build: …}` in lab.yaml allows more",
+        evidence=log_path,
+    )
+
+
+def size_error(name: str) -> BuildError:
+    """That a build made more than is taken."""
+    return BuildError(f"{name}: its modules are larger than {MAX_MODULE_BYTES} bytes")
+
+
+def build_error(
+    name: str, command: str, status: int | None, output: bytes, log_path: Path
+) -> BuildError:
+    """That a build failed, with the first line of its output that says why."""
+    text = output.decode(errors="backslashreplace")
+    return BuildError(
+        f"{name} does not build: {first_error(text)}",
+        argv=("sh", "-c", command),
+        status=status,
+        output="\n".join(text.splitlines()[-40:]),
+        evidence=log_path,
+    )
 
 
 def check_release(module: BuiltModule, release: str) -> None:
@@ -121,15 +228,10 @@ def check_release(module: BuiltModule, release: str) -> None:
         )
 
 
-def send_tree(shell: Shell, source_dir: Path, folder: str, deadline: Deadline) -> None:
-    """Copy a source folder into the guest."""
-    quoted = shlex.quote(folder)
-    command = f"mkdir -p {quoted} && tar -x -m --no-same-owner -C {quoted}"
-    check(
-        shell.run(command, deadline, stdin=pack_tree(source_dir)),
-        f"copying {source_dir} into the guest",
-        MachineError,
-    )
+def send_sources(shell: Shell, sources: Sources, deadline: Deadline) -> None:
+    """Copy a folder of sources into the guest."""
+    result = shell.run(unpack_command(sources), deadline, stdin=sources.archive)
+    check(result, f"copying {sources.name} into the guest", MachineError)
 
 
 def pack_tree(source_dir: Path) -> bytes:
@@ -171,8 +273,16 @@ def _source_files(root: Path) -> list[Path]:
 _KO = re.compile(r"[A-Za-z0-9_+-]{1,64}\.ko")
 
 
+def is_kept(name: str) -> bool:
+    """Whether a file of this plain name is taken from a build."""
+    return name == SYMBOLS or _KO.fullmatch(name) is not None
+
+
 def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
-    """The ``.ko`` files of an archive that a guest made: by plain file name, nothing else."""
+    """The ``.ko`` files of an archive that a build made: by plain file name, nothing else.
+
+    The symbols that they export are unpacked beside them.
+    """
     paths = []
     plain = (tarfile.REGTYPE, tarfile.AREGTYPE)
     try:
@@ -180,15 +290,16 @@ def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             for member in tar:
                 name = PurePosixPath(member.name).name
-                if member.type not in plain or member.issparse() or not _KO.fullmatch(name):
+                if member.type not in plain or member.issparse() or not is_kept(name):
                     continue
                 source = tar.extractfile(member)
                 assert source is not None
                 path = output_dir / name
                 path.write_bytes(source.read())
-                paths.append(path)
+                if name != SYMBOLS:
+                    paths.append(path)
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise MachineError(f"the guest sent no archive of modules: {error}") from error
+        raise MachineError(f"the build gave no archive of modules: {error}") from error
     return sorted(paths)
 
 
@@ -214,17 +325,6 @@ def _modinfo(path: Path) -> Mapping[str, str]:
         raise BuildError(f"{path.name} cannot be read: {error!r:.200}") from error
     pairs = (text.decode(errors="replace").partition("=") for text in data.split(b"\0"))
     return {key: value for key, _, value in pairs if key}
-
-
-def _build_error(name: str, command: str, result: CommandResult, log_path: Path) -> LabError:
-    output = (result.stdout + result.stderr).decode(errors="backslashreplace")
-    return BuildError(
-        f"{name} does not build: {first_error(output)}",
-        argv=("sh", "-c", command),
-        status=result.status,
-        output="\n".join(output.splitlines()[-40:]),
-        evidence=log_path,
-    )
 
 
 def first_error(output: str) -> str:

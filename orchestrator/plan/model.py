@@ -704,6 +704,10 @@ class Timeouts(Value):
     scenario: Seconds = Field(default=120.0, description="for all steps of a scenario")
 
 
+BuildPlace = Literal["auto", "host", "guest"]
+"""Where modules are built."""
+
+
 class LabFile(Value):
     """``lab.yaml``."""
 
@@ -724,6 +728,11 @@ class LabFile(Value):
         default=None, description="a folder with recipes of your own, relative to this file"
     )
     guest: GuestSettings = GuestSettings()
+    build: BuildPlace = Field(
+        default="auto",
+        description="where modules are built: `guest`, `host` (in a box, with the guest's "
+        "compiler), or `auto`: on the host where guests are emulated",
+    )
     timeouts: Timeouts = Timeouts()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from orchestrator.foundation.errors import (
     EXIT_BROKEN,
@@ -106,6 +107,21 @@ class CellResult:
     """The cell's folder, relative to the run's."""
 
 
+BuiltBy = Literal["host", "guest", "cache"]
+
+
+@dataclass(frozen=True)
+class FolderBuild:
+    """What became of one folder of modules, for one kernel."""
+
+    name: str
+    by: BuiltBy
+    """Who built it; ``cache``: nobody, nothing has changed since it was built."""
+    seconds: float
+    error: str = ""
+    """Why it did not build, where it did not."""
+
+
 @dataclass(frozen=True)
 class KernelResult:
     """What became of a kernel: its identity once known, its preparation, its cells."""
@@ -122,6 +138,10 @@ class KernelResult:
     build_seconds: float | None = None
     boots: int = 0
     cells: tuple[CellResult, ...] = ()
+    builds: tuple[FolderBuild, ...] = ()
+    """Every folder of the lab, where scenarios need modules."""
+    build_note: str = ""
+    """Why modules were built in the guest, where the lab would have had it otherwise."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from orchestrator.adapters.accelerator import Verdict, ensure_verdict
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.images import Image, ensure_image
 from orchestrator.adapters.initramfs import ensure_initramfs
-from orchestrator.adapters.kbuild import BuiltModule, GuestBuilder, check_release
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.foundation import process
-from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
+from orchestrator.foundation.errors import LabError, RunInterruptedError, SourceError
 from orchestrator.plan.klog import find_findings
 from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
@@ -24,6 +23,7 @@ from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, 
 from orchestrator.plan.paths import RunDir, guest_dir
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.qemu import GuestSpec
+from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.guest import Guest, GuestPlan, Place
 from orchestrator.policy.play import Play
@@ -127,24 +127,21 @@ def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
     return GuestSpec(verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments)
 
 
-def build_modules(
-    lab: Lab, guest: Guest, listener: Listener
-) -> tuple[dict[str, BuiltModule], list[str]]:
-    """Every module of the lab, built in this guest, by name; and what did not build, in words."""
-    folder = guest.plan.run_dir.modules(guest.plan.kernel)
-    built: dict[str, BuiltModule] = {}
-    failures = []
-    for name, source_dir in lab.module_dirs.items():
-        listener(Doing(guest.plan.kernel, f"building {name}"))
-        seconds = lab.file.timeouts.build * guest.plan.scale
-        builder = GuestBuilder(guest.machine.shell, guest.plan.release, seconds)
-        try:
-            for module in builder.build(name, source_dir, folder / name):
-                check_release(module, guest.plan.release)
-                built[module.name] = module
-        except BuildError as error:
-            failures.append(error.message)
-    return built, failures
+def open_workshop(
+    lab: Lab, ready: Ready, plan: GuestPlan, cache: Cache, listener: Listener
+) -> Workshop:
+    """What builds the lab's modules for guests of this plan."""
+    order = BuildOrder(
+        kernel_name=plan.kernel,
+        kernel=ready.kernel,
+        image=ready.image,
+        module_dirs=lab.module_dirs,
+        place=lab.file.build,
+        accelerator=ready.verdict.accelerator,
+        seconds=lab.file.timeouts.build * plan.scale,
+        output_dir=plan.run_dir.modules(plan.kernel),
+    )
+    return Workshop(order, cache, listener)
 
 
 class Worker:
@@ -168,8 +165,8 @@ class Worker:
         self._run_dir = run_dir
         self._listener = listener
         self._identity: KernelIdentity | None = None
-        self._modules: dict[str, BuiltModule] = {}
-        self._build_failure = ""
+        self._built: Built | None = None
+        self._build_note = ""
         self._boots = 0
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
@@ -208,6 +205,8 @@ class Worker:
             evidence=self._place(error.evidence) if error else "",
             boot_seconds=self._boot_seconds,
             build_seconds=self._build_seconds,
+            builds=tuple(self._built.folders) if self._built else (),
+            build_note=self._build_note,
             boots=self._boots,
             cells=tuple(self._results),
         )
@@ -254,16 +253,19 @@ class Worker:
             timeouts=self._lab.file.timeouts,
             run_dir=self._run_dir,
         )
+        workshop = open_workshop(self._lab, ready, plan, self._cache, self._listener)
+        if self._plan.modules_wanted:
+            self._build(workshop)
         failures = 0
         while todo:
-            guest = Guest(plan, self._modules, self._boots)
+            guest = Guest(plan, self._built.modules if self._built else {}, self._boots)
             self._listener(Doing(self._plan.name, "booting"))
             started = time.monotonic()
             try:
                 guest.boot()
                 self._boot_seconds = self._boot_seconds or time.monotonic() - started
                 self._note_boot_findings(guest)
-                todo = self._play_in(guest, todo)
+                todo = self._play_in(guest, workshop, todo)
             except RunInterruptedError:
                 raise
             except LabError as error:
@@ -281,10 +283,10 @@ class Worker:
                 Note(self._plan.name, f"before any module was loaded: {finding.headline}")
             )
 
-    def _play_in(self, guest: Guest, todo: list[Cell]) -> list[Cell]:
+    def _play_in(self, guest: Guest, workshop: Workshop, todo: list[Cell]) -> list[Cell]:
         """Play cells until the guest is of no more use; what is left to play."""
-        if self._plan.modules_wanted and not self._modules and not self._build_failure:
-            self._build(guest)
+        if self._plan.modules_wanted and self._built is None:
+            self._build(workshop, guest)
         left = list(todo)
         while left and not process.stopping() and self._play_next(guest, left):
             pass
@@ -334,29 +336,35 @@ class Worker:
 
     def _refuse(self, cell: Cell) -> CellResult | None:
         """The result of a cell that cannot be played for want of a module."""
+        built = self._built or Built()
         missing = [
-            name for name in cell.scenario.modules if name.replace("-", "_") not in self._modules
+            name for name in cell.scenario.modules if name.replace("-", "_") not in built.modules
         ]
         if not missing:
             return None
-        if self._build_failure:
-            return self._plain(cell, Outcome.FAILED, self._build_failure)
-        built = ", ".join(sorted(self._modules)) or "none"
-        reason = f"no folder of the lab builds the module {missing[0]!r}; built: {built}"
+        if built.failures:
+            return self._plain(cell, Outcome.FAILED, built.failures[0])
+        names = ", ".join(sorted(built.modules)) or "none"
+        reason = f"no folder of the lab builds the module {missing[0]!r}; built: {names}"
         return self._plain(cell, Outcome.ERROR, reason)
 
     # --- modules ---------------------------------------------------------------------------
 
-    def _build(self, guest: Guest) -> None:
-        """Build every folder of the lab; a failure is the verdict of the cells that need it."""
+    def _build(self, workshop: Workshop, guest: Guest | None = None) -> None:
+        """Build every folder of the lab, here if that can be, in ``guest`` else; a failure is
+        the verdict of the cells that need it.
+        """
         started = time.monotonic()
-        built, failures = build_modules(self._lab, guest, self._listener)
-        self._build_failure = failures[0] if failures else ""
-        for failure in failures:
+        built = workshop.build_in(guest) if guest else workshop.build_without_guest()
+        self._build_note = workshop.note
+        if built is None:
+            return
+        for failure in built.failures:
             self._listener(Note(self._plan.name, failure))
         self._build_seconds = time.monotonic() - started
-        self._modules = built
-        guest.push_modules(built)
+        self._built = built
+        if guest:
+            guest.push_modules(built.modules)
 
     # --- results ---------------------------------------------------------------------------
 

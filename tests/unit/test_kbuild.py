@@ -22,9 +22,10 @@ from orchestrator.adapters.kbuild import (
     _unpack_modules,
     check_release,
     first_error,
+    load_sources,
     pack_tree,
     read_module,
-    send_tree,
+    send_sources,
 )
 from orchestrator.adapters.ssh import Job
 from orchestrator.foundation.deadline import Deadline
@@ -252,8 +253,8 @@ def test_a_sparse_file_does_not_grow(tmp_path: Path) -> None:
     ],
     ids=["nothing", "words", "x", "short", "compressed", "truncated", "ELF"],
 )
-def test_what_is_no_archive_is_the_guests_fault(tmp_path: Path, archive: bytes) -> None:
-    with pytest.raises(MachineError, match="sent no archive of modules"):
+def test_what_is_no_archive_is_no_fault_of_the_module(tmp_path: Path, archive: bytes) -> None:
+    with pytest.raises(MachineError, match="gave no archive of modules"):
         _unpack_modules(archive, tmp_path)
 
 
@@ -439,7 +440,8 @@ def build(tree: Path, tmp_path: Path) -> Callable[..., tuple[BuiltModule, ...]]:
             "send": gave(0, archive_of(entry("./hello.ko", KO))),
         }
         shell = FakeShell(**(well | answers))
-        return GuestBuilder(shell, RELEASE, 60).build("hello", tree, tmp_path / "out")
+        sources = load_sources("hello", tree)
+        return GuestBuilder(shell, RELEASE, 60).build(sources, tmp_path / "out")
 
     return build
 
@@ -459,7 +461,7 @@ def test_a_build_gives_its_modules_and_a_log(build: Build, tmp_path: Path) -> No
 def test_a_folder_with_an_odd_name_is_quoted(tree: Path, tmp_path: Path) -> None:
     shell = FakeShell(unpack=gave(0), make=gave(0), send=gave(0, bytes(10240)))
     with pytest.raises(BuildError):
-        GuestBuilder(shell, RELEASE, 60).build("a b;c", tree, tmp_path / "out")
+        GuestBuilder(shell, RELEASE, 60).build(load_sources("a b;c", tree), tmp_path / "out")
     assert all("'/lab/src/a b;c'" in command for command, _ in shell.commands)
     assert shell.commands[0][1] == pack_tree(tree)
 
@@ -519,5 +521,5 @@ def test_a_guest_that_breaks_is_not_a_module_that_does_not_build(
 
 def test_sources_can_be_sent_on_their_own(tree: Path) -> None:
     shell = FakeShell(unpack=gave(0), make=gave(0), send=gave(0))
-    send_tree(shell, tree, "/lab/src/hello", Deadline.after(5, "sending"))
+    send_sources(shell, load_sources("hello", tree), Deadline.after(5, "sending"))
     assert "mkdir -p /lab/src/hello && tar -x" in shell.commands[0][0]

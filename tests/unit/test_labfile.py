@@ -155,7 +155,7 @@ def mistakes(name: str) -> list[tuple[str, str]]:
     return [(written, said.rstrip("\n")) for written, said in cases]
 
 
-LAB_KEYS = "allowed here: lab, modules, kernels, groups, scenarios, images, guest, timeouts"
+LAB_KEYS = "allowed here: lab, modules, kernels, groups, scenarios, images, guest, build, timeouts"
 
 
 # --- what is said of mistakes -----------------------------------------------------------------
@@ -327,6 +327,7 @@ def test_defaults(root: Path) -> None:
     assert lab.file.groups == {}
     assert (lab.file.guest.memory_mib, lab.file.guest.cpus) == (512, 2)
     assert (lab.file.timeouts.boot, lab.file.timeouts.step) == (30.0, 10.0)
+    assert lab.file.build == "auto"
     (scenario,) = lab.scenarios
     assert scenario.name == "hello/one"
     assert (scenario.path, scenario.line) == (root / "scenarios/hello.yaml", 2)

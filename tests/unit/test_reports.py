@@ -28,6 +28,7 @@ from orchestrator.plan.model import FindingClass
 from orchestrator.plan.outcome import (
     CellResult,
     CommandResult,
+    FolderBuild,
     KernelIdentity,
     KernelResult,
     Mismatch,
@@ -543,6 +544,37 @@ def test_the_report() -> None:
         "taint before: 12288, after: 12800\n"
         "evidence: cells/k1/greeting/fail\n"
     ) in text
+
+
+BUILDS = (
+    FolderBuild("one", "cache", 0.02),
+    FolderBuild("two", "host", 2.25),
+    FolderBuild("three", "guest", 61.0, "three does not build: \x1b[31m"),
+)
+
+
+def test_the_report_says_who_built_the_modules() -> None:
+    built = replace(kernel(cell(Outcome.PASSED)), builds=BUILDS, build_note="why \x1b[31m not")
+    lines = render_report(run(built)).splitlines()
+    at = lines.index("[1] k1, 6.1.0-56-cloud-amd64")
+    assert lines[at + 1 : at + 3] == [
+        "    modules: one cached, two built on the host (2.2 s), "
+        "three built in the guest (61.0 s): it failed",
+        "    why \\x1b[31m not",
+    ]
+    assert "modules:" not in render_report(run(kernel(cell(Outcome.PASSED))))
+
+
+def test_results_say_who_built_the_modules() -> None:
+    built = replace(kernel(cell(Outcome.PASSED)), builds=BUILDS, build_note="why not")
+    raw = json.loads(render_results(run(built)))
+    jsonschema.validate(raw, load_schema())
+    (found,) = raw["kernels"]
+    assert [(each["folder"], each["by"], each["seconds"]) for each in found["builds"]] == [
+        *(("one", "cache", 0.02), ("two", "host", 2.25), ("three", "guest", 61.0)),
+    ]
+    assert found["builds"][2]["error"] == "three does not build: \x1b[31m"
+    assert found["build_note"] == "why not"
 
 
 def test_the_report_is_bounded_where_the_kernel_is_not() -> None:

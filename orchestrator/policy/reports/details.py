@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
+    KernelResult,
     Outcome,
     RunResult,
     StepResult,
@@ -68,6 +69,7 @@ def _matrix(result: RunResult) -> Iterator[str]:
             yield visible(f"    hint: {kernel.hint}")
         if kernel.evidence:
             yield visible(f"    see:  {kernel.evidence}")
+        yield from _builds(kernel)
     yield ""
     signs = {(cell.scenario, cell.kernel): _SIGNS[cell.outcome] for cell in result.cells}
     names = dict.fromkeys(cell.scenario for cell in result.cells)
@@ -77,6 +79,23 @@ def _matrix(result: RunResult) -> Iterator[str]:
     for name in names:
         row = [signs.get((name, kernel.name), "") for kernel in result.kernels]
         yield (f"{visible(name):{width}}" + "".join(f"{sign:>6}" for sign in row)).rstrip()
+
+
+_BUILT = {"host": "built on the host", "guest": "built in the guest", "cache": "cached"}
+
+
+def _builds(kernel: KernelResult) -> Iterator[str]:
+    """Who built its modules; those that nobody built were in the cache."""
+    told = [
+        f"{build.name} {_BUILT[build.by]}"
+        + (f" ({build.seconds:.1f} s)" if build.by != "cache" else "")
+        + (": it failed" if build.error else "")
+        for build in kernel.builds
+    ]
+    if told:
+        yield cut(f"    modules: {', '.join(told)}")
+    if kernel.build_note:
+        yield cut(f"    {kernel.build_note}")
 
 
 def _told(cell: CellResult) -> Iterator[str]:

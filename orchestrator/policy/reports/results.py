@@ -11,6 +11,7 @@ from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
     CommandResult,
+    FolderBuild,
     KernelResult,
     Mismatch,
     Outcome,
@@ -107,8 +108,19 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "evidence": kernel.evidence,
         "boot_seconds": _seconds(kernel.boot_seconds),
         "build_seconds": _seconds(kernel.build_seconds),
+        "builds": [_build(build) for build in kernel.builds],
+        "build_note": kernel.build_note,
         "boots": kernel.boots,
         "cells": [_cell(cell) for cell in kernel.cells],
+    }
+
+
+def _build(build: FolderBuild) -> dict[str, Any]:
+    return {
+        "folder": build.name,
+        "by": build.by,
+        "seconds": round(build.seconds, 3),
+        "error": build.error,
     }
 
 
