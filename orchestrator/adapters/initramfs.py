@@ -26,6 +26,7 @@ SCRIPTS = {
     "lab/rc": "rc",
     "lab/bin/lab-step": "lab-step",
     "lab/bin/lab-background": "lab-background",
+    "lab/bin/lab-names": "lab-names",
 }
 
 

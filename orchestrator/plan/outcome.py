@@ -18,6 +18,7 @@ from orchestrator.foundation.errors import (
     EXIT_PASSED,
 )
 from orchestrator.plan.klog import Finding
+from orchestrator.plan.leftovers import Leftover
 
 
 class Outcome(enum.Enum):
@@ -104,6 +105,8 @@ class CellResult:
     seconds: float = 0.0
     evidence: Path | None = None
     """The cell's folder, relative to the run's."""
+    left_behind: tuple[Leftover, ...] = ()
+    """Names that were not there before, without those that the scenario may leave."""
 
 
 @dataclass(frozen=True)
