@@ -27,6 +27,7 @@ SCRIPTS = {
     "lab/bin/lab-step": "lab-step",
     "lab/bin/lab-background": "lab-background",
     "lab/bin/lab-names": "lab-names",
+    "lab/bin/lab-holders": "lab-holders",
 }
 
 

@@ -26,6 +26,7 @@ from orchestrator.foundation.errors import (
     MachineError,
     RunInterruptedError,
 )
+from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
     judge_findings,
     judge_log,
@@ -74,6 +75,8 @@ _OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULT
 LIST_NAMES = ". /lab/bin/lab-names"
 # The same once more, after what the kernel may still have to do behind an unload's back.
 LIST_NAMES_LATER = f"sleep 1; lab_links=1; {LIST_NAMES}"
+# How delete_module(2) says that somebody holds the module.
+_HELD = ("EAGAIN", "EWOULDBLOCK", "EBUSY")
 _ERRNO = re.compile(rb"^sysio: \w+: (E[A-Z0-9]+)", re.MULTILINE)
 
 
@@ -89,6 +92,8 @@ class _Course:
     """What there was before the first load, or since the last reboot."""
     left: tuple[Leftover, ...] = ()
     """What was there beside it after the last unload."""
+    held: set[str] = field(default_factory=set)
+    """Modules of which it is told who holds them."""
     broken: str = ""
     """Why the guest cannot be used any more."""
     error: str = ""
@@ -216,6 +221,8 @@ class Play:
         seconds = self._seconds_for(step)
         command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
         mismatch = Mismatch("time", f"it did not end within {seconds:g} s")
+        if isinstance(step, UnloadStep):
+            mismatch = _held_by(mismatch, self._holders_of(step.unload.replace("-", "_")))
         return StepResult(
             0, step.title, Outcome.FAILED, seconds=seconds, mismatches=(mismatch,), command=command
         )
@@ -284,6 +291,22 @@ class Play:
             left = tuple(each for each in left if each.is_module)
         return left
 
+    # --- who holds a module ----------------------------------------------------------------
+
+    def _holders_of(self, name: str) -> tuple[str, ...]:
+        """Who holds a module that could not be unloaded, in words; nothing if nobody can tell."""
+        before = self._course.names
+        deadline = self._lab_deadline("looking for who holds it")
+        try:
+            now = _names_in(self._guest.machine.shell.run(LIST_NAMES, deadline))
+            command = f"/lab/bin/lab-holders {shlex.quote(name)}"
+            found = self._guest.machine.shell.run(command, deadline).stdout
+        except RunInterruptedError:
+            raise
+        except LabError:
+            return ()  # the guest is past that, and what made it so is told already
+        return find_holders(found, name, now.names - before.names if before else frozenset())
+
     # --- steps -----------------------------------------------------------------------------
 
     def _perform(self, step: Step) -> StepResult:
@@ -344,7 +367,11 @@ class Play:
         errno = _errno_of(result)
         if errno is None and name in self._course.loaded:
             self._course.loaded.remove(name)
-        return _judged(step, result, judge_module(step.expect, errno, result.seconds))
+        mismatches = judge_module(step.expect, errno, result.seconds)
+        if mismatches and errno in _HELD and name not in self._course.held:
+            self._course.held.add(name)
+            mismatches = (_held_by(mismatches[0], self._holders_of(name)), *mismatches[1:])
+        return _judged(step, result, mismatches)
 
     def _module(self, name: str) -> BuiltModule:
         module = self._guest.modules.get(name.replace("-", "_"))
@@ -516,6 +543,17 @@ def _names_in(result: CommandResult) -> Names:
         how = result.signal or f"status {result.status}"
         raise MachineError(f"the guest's names could not be listed: {how}: {said}")
     return names
+
+
+def _held_by(mismatch: Mismatch, holders: tuple[str, ...]) -> Mismatch:
+    """The mismatch of an unload, with who holds the module."""
+    if not holders:
+        return mismatch
+    return Mismatch(
+        mismatch.what,
+        f"{mismatch.message}; held by {holders[0]}",
+        (*mismatch.diff, *(f"held by: {each}" for each in holders)),
+    )
 
 
 def _judged(

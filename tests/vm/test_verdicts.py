@@ -48,6 +48,8 @@ FAILED = {
     "litters-a-region": "left behind: /proc/devices: char ",
     "litters-ports": "unexpected oops: BUG: ",
     "stays-loaded": "left behind: /sys/module/litter (still loaded)",
+    "is-held": "unload litter: failed with EAGAIN, expected success; held by sleep (pid ",
+    "never-ends-its-unload": "unload litter: it did not end within",
 }
 ERRORS = {
     "no-such-module": "no folder of the lab builds the module 'absent'; built: litter, misbehave"
@@ -119,7 +121,7 @@ def test_a_broken_guest_is_replaced(ran: Ran) -> None:
     )
     leaving = (
         *("litters-proc", "litters-a-device", "litters-a-cache", "litters-a-region"),
-        *("litters-as-it-may", "litters-ports", "stays-loaded"),
+        *("litters-as-it-may", "litters-ports", "stays-loaded", "is-held", "never-ends-its-unload"),
     )
     boots = ran.results["kernels"][0]["boots"]
     reboots = ("reboot", "litters-and-reboots")
@@ -135,7 +137,7 @@ def test_what_is_left_behind_is_in_the_results(ran: Ran) -> None:
     assert cell(ran, "litters-ports")["left_behind"] == [
         {"name": "/proc/ioports", "place": "/proc/ioports"}
     ]
-    for name in ("litters-nothing", "litters-as-it-may", "last-but-healthy"):
+    for name in ("litters-nothing", "litters-as-it-may", "is-held", "last-but-healthy"):
         assert cell(ran, name)["left_behind"] == []
 
 
@@ -143,6 +145,17 @@ def test_names_left_behind_are_read_without_harm(ran: Ran) -> None:
     """Whoever looked a file up whose module is gone would make the kernel oops."""
     for name in ("litters-proc", "litters-a-device", "litters-a-cache", "litters-a-region"):
         assert cell(ran, name)["findings"] == []
+
+
+def test_who_holds_a_module_is_told(ran: Ran) -> None:
+    steps = cell(ran, "is-held")["steps"]
+    mismatch = next(step for step in steps if step["outcome"] == "failed")["mismatches"][0]
+    assert mismatch["message"].endswith(" through /dev/litter")
+    assert [line[:20] for line in mismatch["diff"]] == ["held by: sleep (pid "]
+    again = steps[-1]["mismatches"][0]
+    assert again["message"] == "failed with EAGAIN, expected success"
+    report = (ran.run_dir / "report.txt").read_text()
+    assert "       held by: sleep (pid " in report
 
 
 def test_a_hang_leaves_the_stacks_of_blocked_tasks(ran: Ran) -> None:
