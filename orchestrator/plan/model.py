@@ -647,6 +647,9 @@ class Scenario(Value):
         default=(),
         description="what the kernel must complain of; anything else still fails the scenario",
     )
+    leaves: tuple[GuestPath, ...] = Field(
+        default=(), description="names that it may leave behind, `*` and `?` allowed"
+    )
     fresh: bool = Field(default=False, description="boot a guest for this scenario alone")
     steps: tuple[AnyStep, ...] = Field(
         min_length=1, max_length=MAX_STEPS, description="what is done, in this order"
@@ -723,6 +726,9 @@ class LabFile(Value):
     )
     scenarios: tuple[LabPath, ...] = Field(
         min_length=1, description="scenario files, relative to this file; `*` allowed"
+    )
+    leaves: tuple[GuestPath, ...] = Field(
+        default=(), description="names that any scenario may leave behind, `*` and `?` allowed"
     )
     images: LabPath | None = Field(
         default=None, description="a folder with recipes of your own, relative to this file"

@@ -19,6 +19,7 @@ from orchestrator.foundation.errors import (
     EXIT_PASSED,
 )
 from orchestrator.plan.klog import Finding
+from orchestrator.plan.leftovers import Leftover
 
 
 class Outcome(enum.Enum):
@@ -105,6 +106,8 @@ class CellResult:
     seconds: float = 0.0
     evidence: Path | None = None
     """The cell's folder, relative to the run's."""
+    left_behind: tuple[Leftover, ...] = ()
+    """Names that were not there before, without those that the scenario may leave."""
 
 
 BuiltBy = Literal["host", "guest", "cache"]

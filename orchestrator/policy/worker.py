@@ -312,7 +312,8 @@ class Worker:
         left.pop(0)
         self._listener(Doing(self._plan.name, cell.scenario.name))
         folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
-        play = Play(guest, cell.scenario, f"c{len(self._results) + 1}", folder)
+        leaves = self._lab.file.leaves
+        play = Play(guest, cell.scenario, f"c{len(self._results) + 1}", folder, leaves)
         begin = play.open()
         self._close_window(begin)
         self._open = (play, folder)

@@ -24,6 +24,7 @@ from orchestrator.foundation.errors import (
 )
 from orchestrator.plan.boundary import Shape
 from orchestrator.plan.klog import Finding
+from orchestrator.plan.leftovers import Leftover, describe_leftovers
 from orchestrator.plan.model import FindingClass
 from orchestrator.plan.outcome import (
     CellResult,
@@ -77,6 +78,7 @@ def failed_cell(kernel: str = "k1", text: str = "HelloWorld") -> CellResult:
         12800,
         1.5,
         Path("cells/k1/greeting/fail"),
+        (Leftover(f"/proc/{text}", "/proc"),),
     )
 
 
@@ -242,6 +244,8 @@ def test_results_hold_what_happened() -> None:
     assert failed["evidence"] == "cells/k1/greeting/fail"
     assert failed["taint_after"] == 12800
     assert failed["findings"][0]["modules"] == ["m"]
+    assert failed["left_behind"] == [{"name": "/proc/HelloWorld", "place": "/proc"}]
+    assert results["kernels"][0]["cells"][0]["left_behind"] == []
     command = failed["steps"][1]["command"]
     assert command["stdout"] == {"bytes": 10, "text": "HelloWorld"}
     assert command["stderr"] == {"bytes": 2, "text": "\\xff\x00"}
@@ -286,6 +290,7 @@ def test_the_schema_knows_every_class_of_finding_and_every_outcome() -> None:
         (("kernels", 0, "cells", 1, "outcome"), "ok"),
         (("kernels", 0, "cells", 1, "findings", 0, "kind"), "splat"),
         (("kernels", 0, "cells", 1, "seconds"), -1),
+        (("kernels", 0, "cells", 1, "left_behind"), ["/proc/m"]),
     ],
 )
 def test_the_schema_refuses_what_is_wrong(path: tuple[str | int, ...], value: object) -> None:
@@ -296,6 +301,32 @@ def test_the_schema_refuses_what_is_wrong(path: tuple[str | int, ...], value: ob
     place[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(results, load_schema())
+
+
+# --- what was left behind --------------------------------------------------------------------
+
+
+def littering(count: int) -> RunResult:
+    """A run that only failed for the names that its module left behind."""
+    left = tuple(Leftover(f"/proc/{HOSTILE}{number}", "/proc") for number in range(count))
+    reason = describe_leftovers(left)
+    return run(kernel(replace(cell(Outcome.FAILED), reason=reason, left_behind=left)))
+
+
+def test_every_report_names_what_was_left_behind() -> None:
+    name = visible(f"/proc/{HOSTILE}0")
+    assert f"\nleft behind: {name}\n" in render_report(littering(1))
+    summary = " ".join(render_summary(littering(1)).split())
+    assert "left behind: /proc/\\x1b[2J" in summary
+    failure = ElementTree.fromstring(render_junit(littering(1))).find(".//failure")
+    assert failure is not None
+    assert (failure.get("message"), failure.get("type")) == (f"left behind: {name}", "left-behind")
+
+
+def test_many_names_are_counted_in_the_report_and_all_in_the_results() -> None:
+    assert "\n… and 50 more names left behind\n" in render_report(littering(100))
+    results = json.loads(render_results(littering(100)))
+    assert len(results["kernels"][0]["cells"][0]["left_behind"]) == 100
 
 
 # --- JUnit -------------------------------------------------------------------------------------
@@ -541,6 +572,7 @@ def test_the_report() -> None:
         "  | Call Trace:\n"
         "  |  f+0x1/0x2 [m]\n"
         "the kernel complained as expected: warning: HelloWorld\n"
+        "left behind: /proc/HelloWorld\n"
         "taint before: 12288, after: 12800\n"
         "evidence: cells/k1/greeting/fail\n"
     ) in text

@@ -24,6 +24,10 @@ PASSED = (
     "bug-as-expected",
     "panics-as-expected",
     "last-but-healthy",
+    "litters-nothing",
+    "litters-as-it-may",
+    "litters-and-reboots",
+    "brings-a-module-of-the-kernel",
 )
 # Scenario, and what the reason must say.
 FAILED = {
@@ -38,8 +42,18 @@ FAILED = {
     "panics": "unexpected panic: Kernel panic - not syncing: as asked",
     "hangs": "load misbehave: it did not end within",
     "powers-off": "powered off or rebooted",
+    "litters-proc": "left behind: /proc/litter",
+    "litters-a-device": "left behind: /dev/litter, /sys/class/misc/litter",
+    "litters-a-cache": "left behind: /sys/kernel/slab/litter_cache",
+    "litters-a-region": "left behind: /proc/devices: char ",
+    "litters-ports": "unexpected oops: BUG: ",
+    "stays-loaded": "left behind: /sys/module/litter (still loaded)",
+    "is-held": "unload litter: failed with EAGAIN, expected success; held by sleep (pid ",
+    "never-ends-its-unload": "unload litter: it did not end within",
 }
-ERRORS = {"no-such-module": "no folder of the lab builds the module 'absent'; built: misbehave"}
+ERRORS = {
+    "no-such-module": "no folder of the lab builds the module 'absent'; built: litter, misbehave"
+}
 SKIPPED = {"not-for-this-kernel": "it is for kernels <6.0, this is 6.1."}
 
 
@@ -105,8 +119,43 @@ def test_a_broken_guest_is_replaced(ran: Ran) -> None:
         *("warns", "warns-as-expected", "oops", "bug-as-expected"),
         *("panics", "panics-as-expected", "hangs", "powers-off"),
     )
+    leaving = (
+        *("litters-proc", "litters-a-device", "litters-a-cache", "litters-a-region"),
+        *("litters-as-it-may", "litters-ports", "stays-loaded", "is-held", "never-ends-its-unload"),
+    )
     boots = ran.results["kernels"][0]["boots"]
-    assert boots == 1 + len(breaking) + len(["reboot"])
+    reboots = ("reboot", "litters-and-reboots")
+    # The last scenario is one of them, and nothing is booted after it.
+    assert boots == len((*breaking, *leaving, *reboots))
+
+
+def test_what_is_left_behind_is_in_the_results(ran: Ran) -> None:
+    assert cell(ran, "litters-a-device")["left_behind"] == [
+        {"name": "/dev/litter", "place": "/dev"},
+        {"name": "/sys/class/misc/litter", "place": "/sys/class/misc"},
+    ]
+    assert cell(ran, "litters-ports")["left_behind"] == [
+        {"name": "/proc/ioports", "place": "/proc/ioports"}
+    ]
+    for name in ("litters-nothing", "litters-as-it-may", "is-held", "last-but-healthy"):
+        assert cell(ran, name)["left_behind"] == []
+
+
+def test_names_left_behind_are_read_without_harm(ran: Ran) -> None:
+    """Whoever looked a file up whose module is gone would make the kernel oops."""
+    for name in ("litters-proc", "litters-a-device", "litters-a-cache", "litters-a-region"):
+        assert cell(ran, name)["findings"] == []
+
+
+def test_who_holds_a_module_is_told(ran: Ran) -> None:
+    steps = cell(ran, "is-held")["steps"]
+    mismatch = next(step for step in steps if step["outcome"] == "failed")["mismatches"][0]
+    assert mismatch["message"].endswith(" through /dev/litter")
+    assert [line[:20] for line in mismatch["diff"]] == ["held by: sleep (pid "]
+    again = steps[-1]["mismatches"][0]
+    assert again["message"] == "failed with EAGAIN, expected success"
+    report = (ran.run_dir / "report.txt").read_text()
+    assert "       held by: sleep (pid " in report
 
 
 def test_a_hang_leaves_the_stacks_of_blocked_tasks(ran: Ran) -> None:

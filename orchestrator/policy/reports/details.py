@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from orchestrator.plan.klog import Finding
+from orchestrator.plan.leftovers import Leftover, describe_leftover
 from orchestrator.plan.outcome import (
     CellResult,
     KernelResult,
@@ -21,6 +22,7 @@ from orchestrator.policy.reports.text import cut
 
 MAX_FINDING_LINES = 60
 MAX_FINDINGS = 10
+MAX_LEFT_BEHIND = 50
 _SIGNS = {
     Outcome.PASSED: "ok",
     Outcome.FAILED: "FAIL",
@@ -122,10 +124,18 @@ def render_cell(cell: CellResult) -> Iterator[str]:
     for finding in cell.findings:
         if finding.expected:
             yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
+    yield from _left_behind(cell.left_behind)
     if cell.taint_before is not None or cell.taint_after is not None:
         yield f"taint before: {cell.taint_before}, after: {cell.taint_after}"
     if cell.evidence is not None:
         yield visible(f"evidence: {cell.evidence}")
+
+
+def _left_behind(leftovers: Sequence[Leftover]) -> Iterator[str]:
+    for leftover in leftovers[:MAX_LEFT_BEHIND]:
+        yield cut(f"left behind: {describe_leftover(leftover)}")
+    if len(leftovers) > MAX_LEFT_BEHIND:
+        yield f"… and {len(leftovers) - MAX_LEFT_BEHIND} more names left behind"
 
 
 def _step(step: StepResult) -> Iterator[str]:

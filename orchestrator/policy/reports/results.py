@@ -135,6 +135,7 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "evidence": None if cell.evidence is None else cell.evidence.as_posix(),
         "steps": [_step(step) for step in cell.steps],
         "findings": [_finding(finding) for finding in cell.findings],
+        "left_behind": [{"name": each.name, "place": each.place} for each in cell.left_behind],
     }
 
 
