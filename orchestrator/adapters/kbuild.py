@@ -9,7 +9,7 @@ import io
 import re
 import shlex
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -22,10 +22,10 @@ from orchestrator.foundation.errors import (
     BuildError,
     CommandTimeoutError,
     ConfigError,
-    LabError,
     MachineError,
 )
-from orchestrator.plan.outcome import CommandResult
+from orchestrator.plan.buildfailure import BuildFailure, SourceLines, parse_failure
+from orchestrator.plan.version import KernelVersion
 
 MAX_SOURCE_BYTES = 64 << 20
 MAX_MODULE_BYTES = 64 << 20
@@ -42,11 +42,31 @@ class BuiltModule:
     path: Path
     vermagic: str
     depends: tuple[str, ...]
+    exports: tuple[str, ...] = ()
+    """The symbols that it offers to other modules."""
 
     @property
     def release(self) -> str:
         """The kernel that it says it is for: the first word of its vermagic."""
         return self.vermagic.split(" ", 1)[0]
+
+
+class ModuleBuildError(BuildError):
+    """A module's sources do not build: carries what is known of the first error."""
+
+    def __init__(
+        self,
+        failure: BuildFailure,
+        *,
+        argv: tuple[str, ...],
+        status: int | None,
+        output: str,
+        evidence: Path,
+    ) -> None:
+        super().__init__(
+            failure.explain(), argv=argv, status=status, output=output, evidence=evidence
+        )
+        self.failure = failure
 
 
 class Builder(Protocol):
@@ -87,7 +107,15 @@ class GuestBuilder:
             ) from timeout
         log_path.write_bytes(f"$ {command}\n".encode() + result.stdout + result.stderr)
         if result.status != 0:
-            raise _build_error(name, command, result, log_path)
+            output = (result.stdout + result.stderr).decode(errors="backslashreplace")
+            version, sources = _version_of(self._release), source_lines(source_dir)
+            raise ModuleBuildError(
+                parse_failure(name, output, folder, version, sources),
+                argv=("sh", "-c", command),
+                status=result.status,
+                output="\n".join(output.splitlines()[-40:]),
+                evidence=log_path,
+            )
         return self._fetch(name, folder, output_dir, deadline)
 
     def _fetch(
@@ -194,7 +222,7 @@ def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
 
 def read_module(path: Path) -> BuiltModule:
     """What a ``.ko`` file says of itself. Raises ``BuildError`` if it is none."""
-    info = _modinfo(path)
+    info, exports = _read_sections(path)
     if "vermagic" not in info:
         raise BuildError(f"{path.name} is no kernel module: it has no vermagic")
     return BuiltModule(
@@ -202,41 +230,46 @@ def read_module(path: Path) -> BuiltModule:
         path=path,
         vermagic=info["vermagic"],
         depends=tuple(name for name in info.get("depends", "").split(",") if name),
+        exports=exports,
     )
 
 
-def _modinfo(path: Path) -> Mapping[str, str]:
+def _read_sections(path: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """What ``.modinfo`` says, and the names in ``__ksymtab_strings``.
+
+    Between the names of symbols there can be those of their namespaces.
+    """
     try:
         with path.open("rb") as file:
-            section = ELFFile(file).get_section_by_name(".modinfo")
-            data = section.data() if section is not None else b""
+            elf = ELFFile(file)
+            info, exports = _strings(elf, ".modinfo"), _strings(elf, "__ksymtab_strings")
     except Exception as error:  # a guest made the file; pyelftools can trip in any way
         raise BuildError(f"{path.name} cannot be read: {error!r:.200}") from error
-    pairs = (text.decode(errors="replace").partition("=") for text in data.split(b"\0"))
-    return {key: value for key, _, value in pairs if key}
+    pairs = (text.partition("=") for text in info)
+    return {key: value for key, _, value in pairs if key}, tuple(name for name in exports if name)
 
 
-def _build_error(name: str, command: str, result: CommandResult, log_path: Path) -> LabError:
-    output = (result.stdout + result.stderr).decode(errors="backslashreplace")
-    return BuildError(
-        f"{name} does not build: {first_error(output)}",
-        argv=("sh", "-c", command),
-        status=result.status,
-        output="\n".join(output.splitlines()[-40:]),
-        evidence=log_path,
-    )
+def _strings(elf: ELFFile, section_name: str) -> list[str]:
+    section = elf.get_section_by_name(section_name)
+    data = b"" if section is None else section.data()
+    return [text.decode(errors="replace") for text in data.split(b"\0")]
 
 
-def first_error(output: str) -> str:
-    """The first line of a build's output that says what is wrong."""
-    patterns = (
-        r"^.*?:\d+:\d+: (?:fatal )?error: .*$",
-        r"^.*\berror: .*$",
-        r"^ERROR: .*$",
-        r"^make(?:\[\d+\])?: \*\*\* .*$",
-    )
-    for pattern in patterns:
-        if match := re.search(pattern, output, re.MULTILINE):
-            return match[0].strip()[:300]
-    lines = [line for line in output.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
+def source_lines(source_dir: Path) -> SourceLines:
+    """What reads the lines of a module's sources: of the files that are sent, and no others."""
+    root = source_dir.resolve()
+    files = {str(path.relative_to(root)): path for path in _source_files(root)}
+
+    def lines_of(file: str) -> Sequence[str] | None:
+        path = files.get(file)
+        return None if path is None else path.read_bytes().decode(errors="replace").split("\n")
+
+    return lines_of
+
+
+def _version_of(release: str) -> KernelVersion | None:
+    """The version in what ``uname -r`` says; None for a kernel with a name of its own kind."""
+    try:
+        return KernelVersion.parse(release)
+    except ValueError:
+        return None

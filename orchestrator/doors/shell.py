@@ -71,8 +71,8 @@ def _say(event: Event) -> None:
 
 def _build(lab: Lab, guest: Guest) -> None:
     modules, failures = build_modules(lab, guest, _say)
-    for failure in failures:
-        _say(Note(guest.plan.kernel, failure))
+    for failure in failures.values():
+        _say(Note(guest.plan.kernel, failure.message))
     guest.push_modules(modules)
     names = " ".join(f"/lab/modules/{name}.ko" for name in modules) or "none"
     print(f"modules: {names}\r\nsources: /lab/src\r\nleave with exit or ^D", file=sys.stderr)

@@ -17,6 +17,7 @@ from orchestrator.foundation.errors import (
     EXIT_INTERRUPTED,
     EXIT_PASSED,
 )
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.klog import Finding
 
 
@@ -104,6 +105,8 @@ class CellResult:
     seconds: float = 0.0
     evidence: Path | None = None
     """The cell's folder, relative to the run's."""
+    build: BuildFailure | None = None
+    """Why its module does not build, where that is the reason."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,12 @@ from orchestrator.adapters.accelerator import Verdict, ensure_verdict
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.images import Image, ensure_image
 from orchestrator.adapters.initramfs import ensure_initramfs
-from orchestrator.adapters.kbuild import BuiltModule, GuestBuilder, check_release
+from orchestrator.adapters.kbuild import (
+    BuiltModule,
+    GuestBuilder,
+    ModuleBuildError,
+    check_release,
+)
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles
 from orchestrator.adapters.sources import SourceContext
@@ -129,11 +134,13 @@ def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
 
 def build_modules(
     lab: Lab, guest: Guest, listener: Listener
-) -> tuple[dict[str, BuiltModule], list[str]]:
-    """Every module of the lab, built in this guest, by name; and what did not build, in words."""
+) -> tuple[dict[str, BuiltModule], dict[str, BuildError]]:
+    """Every module of the lab, built in this guest, by name; and why others did not build, by
+    the name that the lab has for their folder.
+    """
     folder = guest.plan.run_dir.modules(guest.plan.kernel)
     built: dict[str, BuiltModule] = {}
-    failures = []
+    failures: dict[str, BuildError] = {}
     for name, source_dir in lab.module_dirs.items():
         listener(Doing(guest.plan.kernel, f"building {name}"))
         seconds = lab.file.timeouts.build * guest.plan.scale
@@ -143,7 +150,7 @@ def build_modules(
                 check_release(module, guest.plan.release)
                 built[module.name] = module
         except BuildError as error:
-            failures.append(error.message)
+            failures[name] = error
     return built, failures
 
 
@@ -169,7 +176,7 @@ class Worker:
         self._listener = listener
         self._identity: KernelIdentity | None = None
         self._modules: dict[str, BuiltModule] = {}
-        self._build_failure = ""
+        self._build_errors: dict[str, BuildError] = {}
         self._boots = 0
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
@@ -283,7 +290,7 @@ class Worker:
 
     def _play_in(self, guest: Guest, todo: list[Cell]) -> list[Cell]:
         """Play cells until the guest is of no more use; what is left to play."""
-        if self._plan.modules_wanted and not self._modules and not self._build_failure:
+        if self._plan.modules_wanted and not self._modules and not self._build_errors:
             self._build(guest)
         left = list(todo)
         while left and not process.stopping() and self._play_next(guest, left):
@@ -339,11 +346,18 @@ class Worker:
         ]
         if not missing:
             return None
-        if self._build_failure:
-            return self._plain(cell, Outcome.FAILED, self._build_failure)
+        if self._build_errors:
+            # Which folder would have given the module is known by its name alone.
+            first = next(iter(self._build_errors.values()))
+            return self._not_built(cell, self._build_errors.get(missing[0], first))
         built = ", ".join(sorted(self._modules)) or "none"
         reason = f"no folder of the lab builds the module {missing[0]!r}; built: {built}"
         return self._plain(cell, Outcome.ERROR, reason)
+
+    def _not_built(self, cell: Cell, error: BuildError) -> CellResult:
+        result = self._plain(cell, Outcome.FAILED, error.message)
+        failure = error.failure if isinstance(error, ModuleBuildError) else None
+        return replace(result, build=failure)
 
     # --- modules ---------------------------------------------------------------------------
 
@@ -351,9 +365,9 @@ class Worker:
         """Build every folder of the lab; a failure is the verdict of the cells that need it."""
         started = time.monotonic()
         built, failures = build_modules(self._lab, guest, self._listener)
-        self._build_failure = failures[0] if failures else ""
-        for failure in failures:
-            self._listener(Note(self._plan.name, failure))
+        self._build_errors = failures
+        for failure in failures.values():
+            self._listener(Note(self._plan.name, failure.message))
         self._build_seconds = time.monotonic() - started
         self._modules = built
         guest.push_modules(built)

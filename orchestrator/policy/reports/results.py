@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from orchestrator.plan.boundary import Boundary, Stretch, Trial, describe, find_boundaries
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
@@ -123,6 +124,22 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "evidence": None if cell.evidence is None else cell.evidence.as_posix(),
         "steps": [_step(step) for step in cell.steps],
         "findings": [_finding(finding) for finding in cell.findings],
+        "build": None if cell.build is None else _build(cell.build),
+    }
+
+
+def _build(failure: BuildFailure) -> dict[str, Any]:
+    change = failure.change
+    return {
+        "module": failure.module,
+        "file": failure.file,
+        "line": failure.line,
+        "column": failure.column,
+        "message": failure.message,
+        "source": failure.source,
+        "change": None
+        if change is None
+        else {"advice": change.advice, "kernels": change.bound, "commit": change.commit},
     }
 
 
