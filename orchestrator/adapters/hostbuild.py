@@ -148,7 +148,7 @@ class HostBuilder:
         finally:
             log_path = write_log(output_dir, command, _head(output))
         if status != 0:
-            raise build_error(sources.name, command, status, _head(output), log_path)
+            raise build_error(sources, command, status, _head(output), log_path, self._release)
         return self._fetch(sources, output_dir, deadline)
 
     def place(self, sources: Sources, output_dir: Path) -> None:

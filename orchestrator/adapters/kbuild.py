@@ -12,7 +12,7 @@ import io
 import re
 import shlex
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,8 @@ from orchestrator.foundation.errors import (
     ConfigError,
     MachineError,
 )
+from orchestrator.plan.buildfailure import BuildFailure, parse_failure
+from orchestrator.plan.version import KernelVersion
 
 MAX_SOURCE_BYTES = 64 << 20
 MAX_MODULE_BYTES = 64 << 20
@@ -48,11 +50,31 @@ class BuiltModule:
     path: Path
     vermagic: str
     depends: tuple[str, ...]
+    exports: tuple[str, ...] = ()
+    """The symbols that it offers to other modules."""
 
     @property
     def release(self) -> str:
         """The kernel that it says it is for: the first word of its vermagic."""
         return self.vermagic.split(" ", 1)[0]
+
+
+class ModuleBuildError(BuildError):
+    """A module's sources do not build: carries what is known of the first error."""
+
+    def __init__(
+        self,
+        failure: BuildFailure,
+        *,
+        argv: tuple[str, ...],
+        status: int | None,
+        output: str,
+        evidence: Path,
+    ) -> None:
+        super().__init__(
+            failure.explain(), argv=argv, status=status, output=output, evidence=evidence
+        )
+        self.failure = failure
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,16 @@ class Sources:
     def sha256(self) -> str:
         """Of all that is in the folder, names and modes too."""
         return hashlib.sha256(self.archive).hexdigest()
+
+    def lines_of(self, file: str) -> Sequence[str] | None:
+        """The lines of a file of the folder, without their ends; None if it has no such file."""
+        with tarfile.open(fileobj=io.BytesIO(self.archive), mode="r:") as tar:
+            try:
+                content = tar.extractfile(file)
+            except KeyError:
+                return None
+            assert content is not None, "pack_tree packs files alone"
+            return content.read().decode(errors="replace").split("\n")
 
 
 def load_sources(name: str, source_dir: Path) -> Sources:
@@ -118,7 +150,7 @@ class GuestBuilder:
         output = result.stdout + result.stderr
         log_path = write_log(output_dir, command, output)
         if result.status != 0:
-            raise build_error(sources.name, command, result.status, output, log_path)
+            raise build_error(sources, command, result.status, output, log_path, self._release)
         return self._fetch(sources, output_dir, deadline)
 
     def place(self, sources: Sources, output_dir: Path) -> None:
@@ -205,12 +237,18 @@ def size_error(name: str) -> BuildError:
 
 
 def build_error(
-    name: str, command: str, status: int | None, output: bytes, log_path: Path
-) -> BuildError:
-    """That a build failed, with the first line of its output that says why."""
+    sources: Sources,
+    command: str,
+    status: int | None,
+    output: bytes,
+    log_path: Path,
+    release: str,
+) -> ModuleBuildError:
+    """That a build for the kernel of this release failed, with what its output says of why."""
     text = output.decode(errors="backslashreplace")
-    return BuildError(
-        f"{name} does not build: {first_error(text)}",
+    version = _version_of(release)
+    return ModuleBuildError(
+        parse_failure(sources.name, text, sources.folder, version, sources.lines_of),
         argv=("sh", "-c", command),
         status=status,
         output="\n".join(text.splitlines()[-40:]),
@@ -305,7 +343,7 @@ def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
 
 def read_module(path: Path) -> BuiltModule:
     """What a ``.ko`` file says of itself. Raises ``BuildError`` if it is none."""
-    info = _modinfo(path)
+    info, exports = _read_sections(path)
     if "vermagic" not in info:
         raise BuildError(f"{path.name} is no kernel module: it has no vermagic")
     return BuiltModule(
@@ -313,30 +351,34 @@ def read_module(path: Path) -> BuiltModule:
         path=path,
         vermagic=info["vermagic"],
         depends=tuple(name for name in info.get("depends", "").split(",") if name),
+        exports=exports,
     )
 
 
-def _modinfo(path: Path) -> Mapping[str, str]:
+def _read_sections(path: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """What ``.modinfo`` says, and the names in ``__ksymtab_strings``.
+
+    Between the names of symbols there can be those of their namespaces.
+    """
     try:
         with path.open("rb") as file:
-            section = ELFFile(file).get_section_by_name(".modinfo")
-            data = section.data() if section is not None else b""
+            elf = ELFFile(file)
+            info, exports = _strings(elf, ".modinfo"), _strings(elf, "__ksymtab_strings")
     except Exception as error:  # a guest made the file; pyelftools can trip in any way
         raise BuildError(f"{path.name} cannot be read: {error!r:.200}") from error
-    pairs = (text.decode(errors="replace").partition("=") for text in data.split(b"\0"))
-    return {key: value for key, _, value in pairs if key}
+    pairs = (text.partition("=") for text in info)
+    return {key: value for key, _, value in pairs if key}, tuple(name for name in exports if name)
 
 
-def first_error(output: str) -> str:
-    """The first line of a build's output that says what is wrong."""
-    patterns = (
-        r"^.*?:\d+:\d+: (?:fatal )?error: .*$",
-        r"^.*\berror: .*$",
-        r"^ERROR: .*$",
-        r"^make(?:\[\d+\])?: \*\*\* .*$",
-    )
-    for pattern in patterns:
-        if match := re.search(pattern, output, re.MULTILINE):
-            return match[0].strip()[:300]
-    lines = [line for line in output.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
+def _strings(elf: ELFFile, section_name: str) -> list[str]:
+    section = elf.get_section_by_name(section_name)
+    data = b"" if section is None else section.data()
+    return [text.decode(errors="replace") for text in data.split(b"\0")]
+
+
+def _version_of(release: str) -> KernelVersion | None:
+    """The version in what ``uname -r`` says; None for a kernel with a name of its own kind."""
+    try:
+        return KernelVersion.parse(release)
+    except ValueError:
+        return None

@@ -22,10 +22,10 @@ from typing import Literal
 from orchestrator.adapters.box import Box
 from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room
 from orchestrator.adapters.images import ensure_root, ensure_toolchain
-from orchestrator.adapters.kbuild import first_error
 from orchestrator.adapters.kernelsource import SourceTree
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import ConfigError, SourceError
+from orchestrator.plan.buildfailure import first_error
 from orchestrator.plan.kconfig import (
     NOT_SET,
     Unmet,

@@ -78,8 +78,8 @@ def _say(event: Event) -> None:
 
 
 def _tell(kernel: str, built: Built) -> None:
-    for failure in built.failures:
-        _say(Note(kernel, failure))
+    for failure in built.errors.values():
+        _say(Note(kernel, failure.message))
     names = " ".join(f"/lab/modules/{name}.ko" for name in built.modules) or "none"
     print(f"modules: {names}\r\nsources: /lab/src\r\nleave with exit or ^D", file=sys.stderr)
 

@@ -141,23 +141,28 @@ def judge_write(
     return (*found, *_judge_time(expect.within, seconds))
 
 
-def judge_module(expect: ModuleExpect, errno: str | None, seconds: float) -> tuple[Mismatch, ...]:
-    """What loading or unloading gave against what it must give."""
+def judge_module(
+    expect: ModuleExpect, errno: str | None, seconds: float, why: str = ""
+) -> tuple[Mismatch, ...]:
+    """What loading or unloading gave against what it must give; ``why`` explains the error."""
     return (
-        *_judge_errno(expect.errno, errno, "it succeeded"),
+        *_judge_errno(expect.errno, errno, "it succeeded", why),
         *_judge_time(expect.within, seconds),
     )
 
 
-def _judge_errno(expected: str | None, errno: str | None, happened: str) -> Iterator[Mismatch]:
+def _judge_errno(
+    expected: str | None, errno: str | None, happened: str, why: str = ""
+) -> Iterator[Mismatch]:
     if errno == expected:
         return
+    because = f": {why}" if why else ""
     if errno is None:
         yield Mismatch("errno", f"{happened}, expected the error {expected}")
     elif expected is None:
-        yield Mismatch("errno", f"failed with {errno}, expected success")
+        yield Mismatch("errno", f"failed with {errno}, expected success{because}")
     else:
-        yield Mismatch("errno", f"failed with {errno}, expected {expected}")
+        yield Mismatch("errno", f"failed with {errno}, expected {expected}{because}")
 
 
 # --- bytes ---------------------------------------------------------------------------------

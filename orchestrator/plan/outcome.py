@@ -18,6 +18,7 @@ from orchestrator.foundation.errors import (
     EXIT_INTERRUPTED,
     EXIT_PASSED,
 )
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.leftovers import Leftover
 
@@ -108,6 +109,8 @@ class CellResult:
     """The cell's folder, relative to the run's."""
     left_behind: tuple[Leftover, ...] = ()
     """Names that were not there before, without those that the scenario may leave."""
+    build: BuildFailure | None = None
+    """Why its module does not build, where that is the reason."""
 
 
 BuiltBy = Literal["host", "guest", "cache"]

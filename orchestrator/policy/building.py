@@ -61,10 +61,8 @@ class Built:
     modules: dict[str, BuiltModule] = field(default_factory=dict)
     folders: list[FolderBuild] = field(default_factory=list)
 
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """What did not build, in words."""
-        return tuple(folder.error for folder in self.folders if folder.error)
+    errors: dict[str, BuildError] = field(default_factory=dict)
+    """Why others did not build, by the name that the lab has for their folder."""
 
 
 class _RefusedByBoxError(Exception):
@@ -173,9 +171,10 @@ class Workshop:
                     self._check_box(error, by)
                     seconds = time.monotonic() - started
                     built.folders.append(FolderBuild(sources.name, by, seconds, error.message))
+                    built.errors[sources.name] = error
                     continue
                 # What is built beside a folder that failed may lack something of it.
-                if not built.failures:
+                if not built.errors:
                     keep_built(self._cache, key, output_dir)
             self._count(built, sources, modules, by, started)
         return built

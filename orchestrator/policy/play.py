@@ -45,6 +45,7 @@ from orchestrator.plan.leftovers import (
     parse_names,
     without_allowed,
 )
+from orchestrator.plan.loading import Loading, explain_load
 from orchestrator.plan.model import (
     BackgroundStep,
     EndStep,
@@ -94,6 +95,8 @@ class _Course:
     """What was there beside it after the last unload."""
     held: set[str] = field(default_factory=set)
     """Modules of which it is told who holds them."""
+    window: tuple[Place, Place] | None = None
+    """The log of the step that was played last, from its marker to its end."""
     broken: str = ""
     """Why the guest cannot be used any more."""
     error: str = ""
@@ -343,7 +346,7 @@ class Play:
         place = self._guest.find(begin)
         if step.name:
             self._course.named[step.name] = place
-        self._guest.find(end)
+        self._course.window = place, self._guest.find(end)
         return result
 
     def _load(self, step: LoadStep) -> StepResult:
@@ -357,9 +360,23 @@ class Play:
             command = f"modprobe -a {' '.join(map(shlex.quote, others))} && {command}"
         result = self._exec(step, command)
         errno = _errno_of(result)
+        why = "" if errno in (None, step.expect.errno) else self._why_not_loaded(module, errno)
         if errno is None:
             self._course.loaded.append(module.name)
-        return _judged(step, result, judge_module(step.expect, errno, result.seconds))
+        return _judged(step, result, judge_module(step.expect, errno, result.seconds, why))
+
+    def _why_not_loaded(self, module: BuiltModule, errno: str) -> str:
+        """What the kernel and the module say of a load that failed just now."""
+        others = self._guest.modules.values()
+        loading = Loading(
+            errno=errno,
+            release=self._guest.plan.release,
+            built_for=module.release,
+            is_loaded=module.name in self._course.loaded,
+            exporters={symbol: other.name for other in others for symbol in other.exports},
+        )
+        assert self._course.window is not None, "the step has been played"
+        return explain_load(loading, _without_markers(self._guest.records(*self._course.window)))
 
     def _unload(self, step: UnloadStep) -> StepResult:
         name = step.unload.replace("-", "_")

@@ -11,11 +11,12 @@ from orchestrator.adapters.accelerator import Verdict, ensure_verdict
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.images import Image, ensure_image
 from orchestrator.adapters.initramfs import ensure_initramfs
+from orchestrator.adapters.kbuild import ModuleBuildError
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.foundation import process
-from orchestrator.foundation.errors import LabError, RunInterruptedError, SourceError
+from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.klog import find_findings
 from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
@@ -343,11 +344,18 @@ class Worker:
         ]
         if not missing:
             return None
-        if built.failures:
-            return self._plain(cell, Outcome.FAILED, built.failures[0])
+        if built.errors:
+            # Which folder would have given the module is known by its name alone.
+            first = next(iter(built.errors.values()))
+            return self._not_built(cell, built.errors.get(missing[0], first))
         names = ", ".join(sorted(built.modules)) or "none"
         reason = f"no folder of the lab builds the module {missing[0]!r}; built: {names}"
         return self._plain(cell, Outcome.ERROR, reason)
+
+    def _not_built(self, cell: Cell, error: BuildError) -> CellResult:
+        result = self._plain(cell, Outcome.FAILED, error.message)
+        failure = error.failure if isinstance(error, ModuleBuildError) else None
+        return replace(result, build=failure)
 
     # --- modules ---------------------------------------------------------------------------
 
@@ -360,8 +368,8 @@ class Worker:
         self._build_note = workshop.note
         if built is None:
             return
-        for failure in built.failures:
-            self._listener(Note(self._plan.name, failure))
+        for failure in built.errors.values():
+            self._listener(Note(self._plan.name, failure.message))
         self._build_seconds = time.monotonic() - started
         self._built = built
         if guest:

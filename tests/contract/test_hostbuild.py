@@ -524,7 +524,7 @@ def test_what_the_box_may_have_refused_is_left_to_the_guest(shop: Shop) -> None:
     assert "'Read-only file system'" in workshop.note
     insisting = shop.workshop("host").build_without_guest()
     assert insisting is not None
-    assert "two does not build" in insisting.failures[0]
+    assert "two does not build" in str(insisting.errors["two"])
 
 
 def test_a_failure_is_kept_for_nobody(shop: Shop) -> None:
@@ -533,7 +533,7 @@ def test_a_failure_is_kept_for_nobody(shop: Shop) -> None:
     for _ in range(2):
         built = shop.workshop().build_without_guest()
         assert built is not None
-        assert built.failures == ("one does not build: a.c:1:1: error: no",)
+        assert [str(e) for e in built.errors.values()] == ["one does not build: a.c:1:1: error: no"]
         assert set(built.modules) == {"two"}
         # The second could have seen what the first would have made.
         assert shop.built() == ["building one on the host", "building two on the host"]
@@ -544,7 +544,7 @@ def test_a_module_for_another_kernel_is_a_failure(shop: Shop) -> None:
     built = shop.workshop().build_without_guest()
     assert built is not None
     assert [folder.by for folder in built.folders] == ["host", "host"]
-    assert "one.ko is for another kernel" in built.failures[0]
+    assert "one.ko is for another kernel" in str(built.errors["one"])
     assert isinstance(built.folders[0], FolderBuild)
 
 

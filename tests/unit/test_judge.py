@@ -188,6 +188,18 @@ def test_time_is_judged_whatever_else_went_wrong() -> None:
     assert late in messages(judge_module(ModuleExpect(within=1.0), None, 9.0))
 
 
+def test_an_error_that_was_not_expected_is_explained() -> None:
+    because = "the kernel is locked down"
+    expected = ModuleExpect(errno="EEXIST")
+    assert messages(judge_module(ModuleExpect(), "EPERM", 0.1, because)) == [
+        "failed with EPERM, expected success: the kernel is locked down"
+    ]
+    assert messages(judge_module(expected, "EPERM", 0.1, because)) == [
+        "failed with EPERM, expected EEXIST: the kernel is locked down"
+    ]
+    assert messages(judge_module(expected, "EEXIST", 0.1, because)) == []
+
+
 # --- output --------------------------------------------------------------------------------
 
 

@@ -19,9 +19,9 @@ from orchestrator.adapters import kbuild
 from orchestrator.adapters.kbuild import (
     BuiltModule,
     GuestBuilder,
+    ModuleBuildError,
     _unpack_modules,
     check_release,
-    first_error,
     load_sources,
     pack_tree,
     read_module,
@@ -36,6 +36,7 @@ from orchestrator.foundation.errors import (
     ConnectionLostError,
     MachineError,
 )
+from orchestrator.plan.buildfailure import first_error
 from orchestrator.plan.outcome import CommandResult
 from tests.elf import make_ko
 
@@ -322,6 +323,14 @@ def test_what_is_no_module_is_refused(tmp_path: Path, data: bytes, said: str) ->
         assert read_module(tmp_path / "a.ko").release == ""
 
 
+def test_what_a_module_exports_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.ko"
+    path.write_bytes(make_ko(VERMAGIC, exports=("a_first", "a_second")))
+    assert read_module(path).exports == ("a_first", "a_second")
+    path.write_bytes(make_ko(VERMAGIC))
+    assert read_module(path).exports == ()
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="cannot be read"):
         read_module(tmp_path / "none.ko")
@@ -433,7 +442,7 @@ class FakeShell:
 
 @pytest.fixture
 def build(tree: Path, tmp_path: Path) -> Callable[..., tuple[BuiltModule, ...]]:
-    def build(**answers: Answer) -> tuple[BuiltModule, ...]:
+    def build(*, release: str = RELEASE, **answers: Answer) -> tuple[BuiltModule, ...]:
         well: dict[str, Answer] = {
             "unpack": gave(0),
             "make": gave(0, b"  LD [M]  hello.ko\n"),
@@ -441,7 +450,7 @@ def build(tree: Path, tmp_path: Path) -> Callable[..., tuple[BuiltModule, ...]]:
         }
         shell = FakeShell(**(well | answers))
         sources = load_sources("hello", tree)
-        return GuestBuilder(shell, RELEASE, 60).build(sources, tmp_path / "out")
+        return GuestBuilder(shell, release, 60).build(sources, tmp_path / "out")
 
     return build
 
@@ -478,6 +487,43 @@ def test_a_module_that_does_not_compile_is_told_with_the_first_error(
     assert "expected ';'" in (tmp_path / "out/build.log").read_text()
     assert len(error.output.splitlines()) == 40
     assert error.argv[:2] == ("sh", "-c")
+
+
+def test_the_first_error_is_told_with_its_source_and_what_has_changed(
+    build: Build, tree: Path
+) -> None:
+    (tree / "hello.c").write_text("\n\n\tdel_timer(&timer);\n")
+    output = b"/lab/src/hello/hello.c:3:9: error: implicit declaration of function 'del_timer'\n"
+    with pytest.raises(ModuleBuildError) as caught:
+        build(make=gave(2, output), release="6.17.0-42-generic")
+    failure = caught.value.failure
+    assert (failure.place, failure.source) == ("hello.c:3:9", "        del_timer(&timer);")
+    assert "timer_delete()" in caught.value.message
+    assert "since 6.15" in caught.value.message
+    for release in (RELEASE, "my-kernel"):
+        with pytest.raises(ModuleBuildError) as caught:
+            build(make=gave(2, output), release=release)
+        assert caught.value.failure.change is None
+
+
+def test_only_what_is_sent_is_read_for_its_source(tree: Path) -> None:
+    (tree.parent / "secret").write_text("secret")
+    (tree / "outside.c").symlink_to("../secret")
+    (tree / ".git").mkdir()
+    (tree / ".git/config").write_text("secret")
+    lines_of = load_sources("hello", tree).lines_of
+    assert lines_of("hello.c") == ["/* hello.c */", ""]
+    assert lines_of("include/hello.h") == ["/* include/hello.h */", ""]
+    for file in (
+        *("outside.c", ".git/config", "../secret", "include/../../secret", "nothing.c", ""),
+        *(str(tree / "hello.c"), str(tree.parent / "secret"), "/etc/passwd", "\0", "include"),
+    ):
+        assert lines_of(file) is None, file
+
+
+def test_a_source_that_is_no_text_has_lines_too(tree: Path) -> None:
+    (tree / "hello.c").write_bytes(b"\xff\x00\r\n\x0cend")
+    assert load_sources("hello", tree).lines_of("hello.c") == ["\ufffd\x00\r", "\x0cend"]
 
 
 def test_a_build_that_takes_too_long_is_told_with_its_output_so_far(

@@ -22,7 +22,9 @@ from orchestrator.foundation.errors import (
     EXIT_INTERRUPTED,
     EXIT_PASSED,
 )
+from orchestrator.plan.apichanges import API_CHANGES, ApiChange
 from orchestrator.plan.boundary import Shape
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.leftovers import Leftover, describe_leftovers
 from orchestrator.plan.model import FindingClass
@@ -138,9 +140,19 @@ MANY_CHANGES = matrix(
         for row in map("".join, product("PFE", repeat=4))
     }
 )
+
+
+def not_built(text: str, change: ApiChange | None = None, kernel: str = "k1") -> CellResult:
+    failure = BuildFailure("old", text, "old.c", 12, 9, f"        {text};", 8, change)
+    reason = failure.explain()
+    return CellResult(kernel, "greeting/old", Outcome.FAILED, reason, build=failure)
+
+
+CHANGE = API_CHANGES[-1]
+NOT_BUILT = run(kernel(not_built("from(timer)", CHANGE)))
 HOSTILE_RUN = run(
     replace(
-        kernel(failed_cell(text=HOSTILE), name=HOSTILE, error=HOSTILE),
+        kernel(failed_cell(text=HOSTILE), not_built(HOSTILE), name=HOSTILE, error=HOSTILE),
         hint=HOSTILE,
         evidence=HOSTILE,
     )
@@ -226,7 +238,9 @@ def test_a_line_is_cut_with_a_sign(width: int, shown: str) -> None:
 # --- results.json ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, run()])
+@pytest.mark.parametrize(
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, run()]
+)
 def test_results_fit_their_schema(result: RunResult) -> None:
     schema = load_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -406,7 +420,9 @@ def test_junit_is_well_formed_whatever_a_guest_says(text: str, data: bytes) -> N
 # --- what people read --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, run()])
+@pytest.mark.parametrize(
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, run()]
+)
 def test_no_control_character_reaches_the_terminal(result: RunResult) -> None:
     for text in (render_summary(result), render_report(result)):
         assert text.endswith("\n")
@@ -422,7 +438,9 @@ LONG = run(
 )
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, LONG, run()])
+@pytest.mark.parametrize(
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, LONG, run()]
+)
 def test_the_summary_fits_a_terminal(result: RunResult) -> None:
     lines = render_summary(result).split("\n")
     assert max(map(len, lines)) <= 80
@@ -527,6 +545,34 @@ def test_the_summary_shows_the_kernels_words_where_they_are_the_reason() -> None
     oops = replace(failed_cell(), steps=(), reason="unexpected oops: HelloWorld")
     text = render_summary(run(kernel(oops)))
     assert "  unexpected oops: HelloWorld\n    | HelloWorld\n    | Call Trace:\n" in text
+
+
+def test_a_module_that_does_not_build_is_told_in_every_report() -> None:
+    excerpt = "   12 | from(timer);\n      | ^"
+    likely = "likely: timer_container_of() is called from_timer(), before 6.16 (41cb08555c41)"
+    reason = f"old does not build: old.c:12:9: error: from(timer); {likely}"
+    assert f"{reason}\n{excerpt}\n" in render_report(NOT_BUILT)
+    assert f"{reason}\n{excerpt}" in str(
+        ElementTree.fromstring(render_junit(NOT_BUILT))[0][1][0].text
+    )
+    summary = render_summary(NOT_BUILT)
+    assert "\n".join(f"  {line}" for line in excerpt.splitlines()) in summary
+    assert reason in " ".join(summary.split())
+    told = json.loads(render_results(NOT_BUILT))["kernels"][0]["cells"][0]
+    assert told["reason"] == reason
+    assert told["build"] == {
+        "module": "old",
+        "file": "old.c",
+        "line": 12,
+        "column": 9,
+        "message": "from(timer)",
+        "source": "        from(timer);",
+        "change": {
+            "advice": "timer_container_of() is called from_timer()",
+            "kernels": "before 6.16",
+            "commit": "41cb08555c41",
+        },
+    }
 
 
 def test_a_kernel_that_cannot_be_used_is_told_once() -> None:

@@ -34,7 +34,7 @@ FAILED = {
     "wrong-output": "stdout is not what is expected",
     "wrong-status": "exit status 3, expected exit status 0",
     "missing-log-line": '"misbehave: loaded with fault=some" was not logged',
-    "load-fails": "failed with ENODEV, expected success",
+    "load-fails": "failed with ENODEV, expected success: its init function returned -ENODEV",
     "endless-file": "the file has no end",
     "warns": "unexpected warning: WARNING: CPU:",
     "does-not-warn": "expected warning",
@@ -182,9 +182,28 @@ def test_a_module_that_does_not_compile_fails_what_needs_it(tmp_path: Path) -> N
     ran = run_lab(tmp_path / "results", "--lab", LABS / "broken-build/lab.yaml")
     assert ran.status == 1
     cells = ran.cells()
-    needing = cells["6.1", "scenarios/needs-it"]
-    assert needing["outcome"] == "failed"
-    assert "broken does not build: " in needing["reason"]
-    assert "broken.c:6:" in needing["reason"]
-    assert "broken_nowhere_declared" in needing["reason"]
-    assert cells["6.1", "scenarios/does-not-need-it"]["outcome"] == "passed"
+    for kernel in ("5.4", "6.12"):
+        needing = cells[kernel, "scenarios/needs-it"]
+        assert needing["outcome"] == "failed"
+        assert "broken does not build: broken.c:6:" in needing["reason"]
+        assert "broken_nowhere_declared" in needing["reason"]
+        assert needing["build"]["change"] is None
+        assert cells[kernel, "scenarios/does-not-need-it"]["outcome"] == "passed"
+    check_a_change_of_the_api_is_named(ran)
+
+
+def check_a_change_of_the_api_is_named(ran: Ran) -> None:
+    """The error is in a macro of the kernel's; the line that uses it is the module's."""
+    name = "scenarios/needs-the-api-of-5.4"
+    assert ran.cells()["5.4", name]["outcome"] == "passed"
+    failed = ran.cells()["6.12", name]
+    advice = "class_create() takes no owner: write class_create(name)"
+    assert failed["outcome"] == "failed"
+    assert failed["reason"].startswith("dated does not build: dated.c:11:")
+    assert f"likely: {advice}, since 6.4 (1aaba11da9aa)" in failed["reason"]
+    build = failed["build"]
+    assert (build["module"], build["file"], build["line"]) == ("dated", "dated.c", 11)
+    assert build["source"] == '        dated_class = class_create(THIS_MODULE, "dated");'
+    assert build["change"] == {"advice": advice, "kernels": "since 6.4", "commit": "1aaba11da9aa"}
+    report = (ran.run_dir / "report.txt").read_text()
+    assert '   11 | dated_class = class_create(THIS_MODULE, "dated");\n      | ' in report

@@ -114,6 +114,8 @@ def render_cell(cell: CellResult) -> Iterator[str]:
     """All that is known of one scenario on one kernel, as safe lines."""
     if cell.reason:
         yield visible(cell.reason)
+    if cell.build is not None:
+        yield from cell.build.excerpt()
     for step in cell.steps:
         yield from _step(step)
     unexpected = [finding for finding in cell.findings if not finding.expected]

@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from orchestrator.plan.boundary import Boundary, Stretch, Trial, describe, find_boundaries
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
@@ -136,6 +137,22 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "steps": [_step(step) for step in cell.steps],
         "findings": [_finding(finding) for finding in cell.findings],
         "left_behind": [{"name": each.name, "place": each.place} for each in cell.left_behind],
+        "build": None if cell.build is None else _build_failure(cell.build),
+    }
+
+
+def _build_failure(failure: BuildFailure) -> dict[str, Any]:
+    change = failure.change
+    return {
+        "module": failure.module,
+        "file": failure.file,
+        "line": failure.line,
+        "column": failure.column,
+        "message": failure.message,
+        "source": failure.source,
+        "change": None
+        if change is None
+        else {"advice": change.advice, "kernels": change.bound, "commit": change.commit},
     }
 
 
