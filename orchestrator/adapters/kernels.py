@@ -35,6 +35,7 @@ class Kernel:
     key: str
     resolved: ResolvedKernel
     vmlinuz_path: Path
+    config_path: Path
     layer_path: Path
     boot_modules: tuple[Path, ...]
     """In the order in which they must be loaded, not compressed."""
@@ -125,6 +126,7 @@ def ensure_kernel(context: SourceContext, entry: KernelEntry, resolved: Resolved
         key=folder.name,
         resolved=resolved,
         vmlinuz_path=folder / "vmlinuz",
+        config_path=folder / "config",
         layer_path=folder / "layer.squashfs",
         boot_modules=tuple(folder / "boot-modules" / name for name in modules),
         vmlinuz_sha256=about["vmlinuz_sha256"],

@@ -17,6 +17,7 @@ from orchestrator.adapters.machine import BootFiles
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
+from orchestrator.plan.kconfig import missing_options
 from orchestrator.plan.klog import find_findings
 from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
@@ -228,7 +229,23 @@ class Worker:
         ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
         self.verdict = ready.verdict
         self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
+        todo = self._skip_what_lacks_an_option(ready.kernel, todo)
+        if not todo:
+            return
         self._play(ready, todo)
+
+    def _skip_what_lacks_an_option(self, kernel: Kernel, todo: list[Cell]) -> list[Cell]:
+        """The cells whose needs the kernel's configuration meets; the others are done."""
+        config = kernel.config_path.read_text(errors="replace")
+        left = []
+        for cell in todo:
+            if missing := missing_options(config, cell.scenario.scenario.needs):
+                names = ", ".join(f"CONFIG_{name}" for name in missing)
+                reason = f"it needs {names}, which this kernel is built without"
+                self._done(self._plain(cell, Outcome.SKIPPED, reason))
+            else:
+                left.append(cell)
+        return left
 
     def _identify(self) -> KernelIdentity:
         """Which kernel this is, as soon as it is resolved."""

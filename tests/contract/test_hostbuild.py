@@ -296,6 +296,7 @@ def a_kernel(folder: Path, key: str = "kernel-1") -> Kernel:
         key=key,
         resolved=resolved(),
         vmlinuz_path=folder / "vmlinuz",
+        config_path=folder / "config",
         layer_path=folder / "layer.squashfs",
         boot_modules=(),
         vmlinuz_sha256="",
