@@ -90,7 +90,8 @@ def _resolution_path(context: SourceContext, entry: KernelEntry) -> Path:
     recipe = context.recipe
     # Whether a kernel may be skipped does not change which it is.
     asked = entry.model_dump(exclude={"optional"})
-    parts = (recipe.release, recipe.also, recipe.flavour, asked, *recipe.whereabouts)
+    here = source_of(entry).local_inputs(context, entry)
+    parts = (recipe.release, recipe.also, recipe.flavour, asked, here, *recipe.whereabouts)
     key = hash_of(FORMAT, *parts)
     return context.cache.root / "resolved" / f"{recipe.release}-{key}.json"
 
