@@ -13,7 +13,8 @@ What stays visible is listed where it is decided, in ``Box._walls``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -54,10 +55,16 @@ class Limits:
 
 
 class Box:
-    """Runs commands in the root file system at ``root``, each in walls of its own."""
+    """Runs commands in the root file system at ``root``, each in walls of its own.
 
-    def __init__(self, root: Path, *, limits: Limits | None = None) -> None:
+    With ``layer``, a folder of the lab's own making is laid over the root, as overlayfs would.
+    """
+
+    def __init__(
+        self, root: Path, *, layer: Path | None = None, limits: Limits | None = None
+    ) -> None:
         self._root = root
+        self._layer = layer
         self._limits = limits or Limits()
 
     def run(
@@ -123,7 +130,7 @@ class Box:
             *("--unshare-cgroup-try", "--hostname", "box"),
             *("--die-with-parent", "--new-session"),
             # The image's root; bubblewrap binds everything nosuid and nodev.
-            *("--ro-bind", str(self._root), "/"),
+            *self._show_root(),
             # null, zero, full, random, urandom, tty, and pseudo-terminals of its own.
             *("--proc", "/proc", "--dev", "/dev"),
             *("--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"),
@@ -131,11 +138,18 @@ class Box:
             *(w for to, path in read_only.items() for w in ("--ro-bind", str(path), to)),
             *(w for to, path in writable.items() for w in ("--bind", str(path), to)),
             *(word for folder in covered for word in ("--remount-ro", folder)),
+            *(("--remount-ro", "/") if self._layer else ()),
             *("--chdir", cwd, "--clearenv"),
             *(word for name, value in given.items() for word in ("--setenv", name, value)),
             *("--cap-drop", "ALL"),
             *(_AS_ROOT if root else _AS_USER),
         )
+
+    def _show_root(self) -> tuple[str, ...]:
+        if self._layer is None:
+            return ("--ro-bind", str(self._root), "/")
+        # Without a bind on it, the box's own / is an empty folder in memory.
+        return tuple(_lay_over(self._root, self._layer, PurePosixPath("/")))
 
     def _check(self, read_only: Mapping[str, Path], writable: Mapping[str, Path]) -> None:
         """Find what bubblewrap would say less clearly, and what it would let pass."""
@@ -158,11 +172,8 @@ class Box:
         parent = path.parent
         if not plain or str(parent) == "/" or parent.parts[1] in ("proc", "dev", "tmp", "sys"):
             raise ValueError(f"nothing can be bound to {target!r} in a box")
-        here = self._root
-        for part in parent.parts[1:]:
-            here = here / part
-            if here.is_symlink() or not here.is_dir():
-                raise ValueError(f"nothing can be bound to {target!r}: the image has no {parent}")
+        if not any(_has_folder(root, parent) for root in (self._root, self._layer) if root):
+            raise ValueError(f"nothing can be bound to {target!r}: the image has no {parent}")
 
     def _tell_refusal(
         self, read_only: Mapping[str, Path], writable: Mapping[str, Path], cwd: str
@@ -172,6 +183,66 @@ class Box:
         done = process.run(argv, deadline=Deadline.after(PROBE_SECONDS, "a first box"))
         if done.status != 0:
             raise _refused(done)
+
+
+def _has_folder(root: Path, path: PurePosixPath) -> bool:
+    """Whether there is such a folder, with no link on the way to it."""
+    here = root
+    for part in path.parts[1:]:
+        here = here / part
+        if here.is_symlink() or not here.is_dir():
+            return False
+    return True
+
+
+def _lay_over(root: Path, layer: Path, path: PurePosixPath) -> Iterator[str]:
+    """What shows the folder ``path`` of both, to bubblewrap; ``path`` is an empty folder.
+
+    bubblewrap has overlayfs since 0.11 only, so that a folder that is in both is put together
+    of what is in them. A file of the layer hides the root's. A link of the root stays where
+    the layer has a folder (``/lib`` to ``usr/lib``): what it leads to is put together itself.
+    """
+    below, above = root / path.relative_to("/"), layer / path.relative_to("/")
+    names = {entry.name for folder in (below, above) for entry in folder.iterdir()}
+    for name in sorted(names - ({"proc", "dev", "tmp"} if path == PurePosixPath("/") else set())):
+        first, second, target = above / name, below / name, path / name
+        if _is_folder(first) and _is_folder(second):
+            if _adds_nothing(first, second):
+                yield from ("--ro-bind", str(second), str(target))
+                continue
+            yield from ("--tmpfs", str(target))
+            yield from _lay_over(root, layer, target)
+            yield from ("--remount-ro", str(target))
+            continue
+        chosen = first if _exists(first) and not (_is_folder(first) and _exists(second)) else second
+        yield from _show(chosen, target)
+
+
+def _show(source: Path, target: PurePosixPath) -> tuple[str, ...]:
+    mode = source.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return ("--symlink", os.readlink(source), str(target))
+    if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+        return ("--ro-bind", str(source), str(target))
+    return ()
+
+
+def _adds_nothing(above: Path, below: Path) -> bool:
+    """Whether there is nothing in the folder ``above`` but folders that are in ``below`` too."""
+    return all(
+        _is_folder(entry)
+        and _is_folder(below / entry.name)
+        and _adds_nothing(entry, below / entry.name)
+        for entry in above.iterdir()
+    )
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _exists(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 # An ordinary user makes a user namespace, has the box's user in it and nobody else, and

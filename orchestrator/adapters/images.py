@@ -168,7 +168,13 @@ def ensure_root(cache: Cache, image: Image) -> Path:
         (target / "dev").mkdir(exist_ok=True)
         target.chmod(0o755)
 
-    return cache.ensure("roots", image.key, make) / "root"
+    return cache.ensure("roots", _root_key(image), make) / "root"
+
+
+def _root_key(image: Image) -> str:
+    """The image's key, and what is in it: ``refresh_image`` makes another under the same key."""
+    packages = hash_of(image.packages)
+    return image.key if image.key.endswith(f"-{packages}") else f"{image.key}-{packages}"
 
 
 def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -> None:

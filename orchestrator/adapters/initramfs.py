@@ -26,6 +26,8 @@ SCRIPTS = {
     "lab/rc": "rc",
     "lab/bin/lab-step": "lab-step",
     "lab/bin/lab-background": "lab-background",
+    "lab/bin/lab-names": "lab-names",
+    "lab/bin/lab-holders": "lab-holders",
 }
 
 

@@ -1,6 +1,8 @@
 """Building modules: sources in, ``.ko`` files out, each made for exactly the kernel asked for.
 
-``Builder`` is the seam: today modules are built inside the guest with its own compiler.
+``Builder`` is the seam. ``GuestBuilder`` builds inside the guest with its own compiler,
+``hostbuild.HostBuilder`` natively in the same root file system; what both must do alike to
+make the same bytes is here.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import io
 import re
 import shlex
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -23,16 +26,20 @@ from orchestrator.foundation.errors import (
     BuildError,
     CommandTimeoutError,
     ConfigError,
-    LabError,
     MachineError,
 )
-from orchestrator.plan.outcome import CommandResult
+from orchestrator.plan.buildfailure import BuildFailure, parse_failure
+from orchestrator.plan.version import KernelVersion
 
 MAX_SOURCE_BYTES = 64 << 20
 MAX_MODULE_BYTES = 64 << 20
 # Lines for the frames of a trace. Ubuntu's headers and the lab's own kernels are configured
 # without CONFIG_DEBUG_INFO; where it is set this adds nothing. No code changes by it.
 DEBUG_INFO = "KCFLAGS=-g"
+SOURCES_DIR = "/lab/src"
+LOG = "build.log"
+# Which symbols a folder's modules export, with their versions, for folders that use them.
+SYMBOLS = "Module.symvers"
 SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "lab-results", ".venv", "__pycache__"})
 # What an earlier build by hand may have left; taking it along would hide a missing rule.
 SKIPPED_ENDINGS = (".ko", ".o", ".mod", ".mod.c", ".cmd", ".a", ".order", ".symvers")
@@ -40,14 +47,34 @@ SKIPPED_ENDINGS = (".ko", ".o", ".mod", ".mod.c", ".cmd", ".a", ".order", ".symv
 
 @dataclass(frozen=True)
 class Sources:
-    """What a module was built from."""
+    """A folder of sources as it was when it was read: what is built, and what is hashed."""
 
-    dir: Path
-    """On this machine."""
-    folder: str
-    """What it was called where it was built; the module's debug info names files below it."""
-    digests: Mapping[str, str] = field(repr=False)
-    """Of each file that was sent, by its path from there, the SHA-256."""
+    name: str
+    """The folder's name in the lab."""
+    archive: bytes = field(repr=False)
+    """A tar archive, as ``pack_tree`` makes it."""
+
+    @property
+    def folder(self) -> str:
+        """Where it is built. The path is in the debugging information, so it has to be the
+        same everywhere.
+        """
+        return f"{SOURCES_DIR}/{self.name}"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of all that is in the folder, names and modes too."""
+        return hashlib.sha256(self.archive).hexdigest()
+
+    def lines_of(self, file: str) -> Sequence[str] | None:
+        """The lines of a file of the folder, without their ends; None if it has no such file."""
+        with tarfile.open(fileobj=io.BytesIO(self.archive), mode="r:") as tar:
+            try:
+                content = tar.extractfile(file)
+            except KeyError:
+                return None
+            assert content is not None, "pack_tree packs files alone"
+            return content.read().decode(errors="replace").split("\n")
 
 
 @dataclass(frozen=True)
@@ -58,8 +85,10 @@ class BuiltModule:
     path: Path
     vermagic: str
     depends: tuple[str, ...]
-    sources: Sources | None = None
-    """None where they are not known: then no line of them can be shown."""
+    exports: tuple[str, ...] = ()
+    """The symbols that it offers to other modules."""
+    sources: Sources | None = field(default=None, repr=False)
+    """What it was built from. None where that is not known: then no line of it can be shown."""
 
     @property
     def release(self) -> str:
@@ -67,11 +96,41 @@ class BuiltModule:
         return self.vermagic.split(" ", 1)[0]
 
 
-class Builder(Protocol):
-    """Builds the modules of one source folder for one kernel."""
+class ModuleBuildError(BuildError):
+    """A module's sources do not build: carries what is known of the first error."""
 
-    def build(self, name: str, source_dir: Path, output_dir: Path) -> tuple[BuiltModule, ...]:
-        """The modules, left in ``output_dir`` with ``build.log``. Raises ``BuildError``."""
+    def __init__(
+        self,
+        failure: BuildFailure,
+        *,
+        argv: tuple[str, ...],
+        status: int | None,
+        output: str,
+        evidence: Path,
+    ) -> None:
+        super().__init__(
+            failure.explain(), argv=argv, status=status, output=output, evidence=evidence
+        )
+        self.failure = failure
+
+
+def load_sources(name: str, source_dir: Path) -> Sources:
+    """A folder of the lab, read once. Raises ``ConfigError`` like ``pack_tree``."""
+    return Sources(name, pack_tree(source_dir))
+
+
+class Builder(Protocol):
+    """Builds the lab's folders for one kernel, one after another, side by side in one place."""
+
+    def build(self, sources: Sources, output_dir: Path) -> tuple[BuiltModule, ...]:
+        """The modules, left in ``output_dir`` with ``build.log``, and ``Module.symvers`` if
+        the build made one. Raises ``BuildError``.
+        """
+
+    def place(self, sources: Sources, output_dir: Path) -> None:
+        """Put a folder that need not be built to where the next ones can see it, with what
+        its build left in ``output_dir``: ``KBUILD_EXTRA_SYMBOLS`` may name it.
+        """
 
 
 class GuestBuilder:
@@ -82,54 +141,125 @@ class GuestBuilder:
         self._release = release
         self._seconds = seconds
 
-    def build(self, name: str, source_dir: Path, output_dir: Path) -> tuple[BuiltModule, ...]:
+    def build(self, sources: Sources, output_dir: Path) -> tuple[BuiltModule, ...]:
         """See ``Builder``."""
-        deadline = Deadline.after(self._seconds, f"building {name}")
-        folder = f"/lab/src/{name}"
+        deadline = Deadline.after(self._seconds, f"building {sources.name}")
         output_dir.mkdir(parents=True, exist_ok=True)
-        archive = pack_tree(source_dir)
-        send_archive(self._shell, source_dir, archive, folder, deadline)
-        command = (
-            f"cd {shlex.quote(folder)} && "
-            f"make -C /lib/modules/{self._release}/build M={shlex.quote(folder)} "
-            f'{DEBUG_INFO} -j"$(nproc)" modules 2>&1'
-        )
-        log_path = output_dir / "build.log"
+        send_sources(self._shell, sources, deadline)
+        command = make_command(self._release, sources)
         try:
             result = self._shell.run(command, deadline)
         except CommandTimeoutError as timeout:
-            log_path.write_bytes(f"$ {command}\n".encode() + timeout.stdout)
-            raise BuildError(
-                f"{name} was not built within {self._seconds:g} s",
-                hint="`timeouts: {build: …}` in lab.yaml allows more",
-                evidence=log_path,
-            ) from timeout
-        log_path.write_bytes(f"$ {command}\n".encode() + result.stdout + result.stderr)
+            log_path = write_log(output_dir, command, timeout.stdout)
+            raise late_error(sources.name, self._seconds, log_path) from timeout
+        output = result.stdout + result.stderr
+        log_path = write_log(output_dir, command, output)
         if result.status != 0:
-            raise _build_error(name, command, result, log_path)
-        sources = Sources(source_dir, folder, digest_archive(archive))
-        modules = self._fetch(name, folder, output_dir, deadline)
-        return tuple(replace(module, sources=sources) for module in modules)
+            raise build_error(sources, command, result.status, output, log_path, self._release)
+        return self._fetch(sources, output_dir, deadline)
+
+    def place(self, sources: Sources, output_dir: Path) -> None:
+        """See ``Builder``."""
+        deadline = Deadline.after(self._seconds, f"placing {sources.name}")
+        send_sources(self._shell, sources, deadline)
+        if (symbols := output_dir / SYMBOLS).is_file():
+            command = f"cat > {shlex.quote(f'{sources.folder}/{SYMBOLS}')}"
+            result = self._shell.run(command, deadline, stdin=symbols.read_bytes())
+            check(result, f"copying the symbols of {sources.name} into the guest", MachineError)
 
     def _fetch(
-        self, name: str, folder: str, output_dir: Path, deadline: Deadline
+        self, sources: Sources, output_dir: Path, deadline: Deadline
     ) -> tuple[BuiltModule, ...]:
-        command = f"cd {shlex.quote(folder)} && find . -name '*.ko' -print0 | tar -c --null -T -"
         result = check(
-            self._shell.run(command, deadline, limit=MAX_MODULE_BYTES),
-            f"fetching the modules of {name}",
+            self._shell.run(fetch_command(sources), deadline, limit=MAX_MODULE_BYTES),
+            f"fetching the modules of {sources.name}",
             MachineError,
         )
         if result.truncated:
-            raise BuildError(f"{name}: its modules are larger than {MAX_MODULE_BYTES} bytes")
-        paths = _unpack_modules(result.stdout, output_dir)
-        if not paths:
-            raise BuildError(
-                f"{name}: the build made no module",
-                hint=f"has {name}'s Kbuild or Makefile an `obj-m` line?",
-                evidence=output_dir / "build.log",
-            )
-        return tuple(read_module(path) for path in paths)
+            raise size_error(sources.name)
+        return take_modules(sources.name, result.stdout, output_dir)
+
+
+# --- what every builder does alike --------------------------------------------------------
+
+
+def make_command(release: str, sources: Sources) -> str:
+    """What is run, by ``sh -c``, where the sources are."""
+    folder = shlex.quote(sources.folder)
+    return (
+        f"cd {folder} && make -C /lib/modules/{release}/build M={folder} "
+        f'{DEBUG_INFO} -j"$(nproc)" modules 2>&1'
+    )
+
+
+def fetch_command(sources: Sources) -> str:
+    """What prints a tar archive with all that is kept of a build."""
+    return (
+        f"cd {shlex.quote(sources.folder)} && "
+        f"find . \\( -name '*.ko' -o -path './{SYMBOLS}' \\) -print0 | tar -c --null -T -"
+    )
+
+
+def unpack_command(sources: Sources) -> str:
+    """What makes the folder of a tar archive on standard input.
+
+    ``-m``: what is copied is older than what is built of it, whatever clocks say.
+    """
+    folder = shlex.quote(sources.folder)
+    return f"mkdir -p {folder} && tar -x -m --no-same-owner -C {folder}"
+
+
+def write_log(output_dir: Path, command: str, output: bytes) -> Path:
+    """Leave the log of a build; its path."""
+    path = output_dir / LOG
+    path.write_bytes(f"$ {command}\n".encode() + output)
+    return path
+
+
+def take_modules(name: str, archive: bytes, output_dir: Path) -> tuple[BuiltModule, ...]:
+    """The modules out of what ``fetch_command`` printed. Raises ``BuildError`` if it has none."""
+    paths = _unpack_modules(archive, output_dir)
+    if not paths:
+        raise BuildError(
+            f"{name}: the build made no module",
+            hint=f"has {name}'s Kbuild or Makefile an `obj-m` line?",
+            evidence=output_dir / LOG,
+        )
+    return tuple(read_module(path) for path in paths)
+
+
+def late_error(name: str, seconds: float, log_path: Path) -> BuildError:
+    """That a build did not end by its deadline."""
+    return BuildError(
+        f"{name} was not built within {seconds:g} s",
+        hint="`timeouts: {build: …}` in lab.yaml allows more",
+        evidence=log_path,
+    )
+
+
+def size_error(name: str) -> BuildError:
+    """That a build made more than is taken."""
+    return BuildError(f"{name}: its modules are larger than {MAX_MODULE_BYTES} bytes")
+
+
+def build_error(
+    sources: Sources,
+    command: str,
+    status: int | None,
+    output: bytes,
+    log_path: Path,
+    release: str,
+) -> ModuleBuildError:
+    """That a build for the kernel of this release failed, with what its output says of why."""
+    text = output.decode(errors="backslashreplace")
+    version = _version_of(release)
+    return ModuleBuildError(
+        parse_failure(sources.name, text, sources.folder, version, sources.lines_of),
+        argv=("sh", "-c", command),
+        status=status,
+        output="\n".join(text.splitlines()[-40:]),
+        evidence=log_path,
+    )
 
 
 def check_release(module: BuiltModule, release: str) -> None:
@@ -142,22 +272,10 @@ def check_release(module: BuiltModule, release: str) -> None:
         )
 
 
-def send_tree(shell: Shell, source_dir: Path, folder: str, deadline: Deadline) -> None:
-    """Copy a source folder into the guest."""
-    send_archive(shell, source_dir, pack_tree(source_dir), folder, deadline)
-
-
-def send_archive(
-    shell: Shell, source_dir: Path, archive: bytes, folder: str, deadline: Deadline
-) -> None:
-    """Copy what ``pack_tree`` made of a source folder into the guest."""
-    quoted = shlex.quote(folder)
-    command = f"mkdir -p {quoted} && tar -x -m --no-same-owner -C {quoted}"
-    check(
-        shell.run(command, deadline, stdin=archive),
-        f"copying {source_dir} into the guest",
-        MachineError,
-    )
+def send_sources(shell: Shell, sources: Sources, deadline: Deadline) -> None:
+    """Copy a folder of sources into the guest."""
+    result = shell.run(unpack_command(sources), deadline, stdin=sources.archive)
+    check(result, f"copying {sources.name} into the guest", MachineError)
 
 
 def pack_tree(source_dir: Path) -> bytes:
@@ -185,17 +303,6 @@ def pack_tree(source_dir: Path) -> bytes:
     return out.getvalue()
 
 
-def digest_archive(archive: bytes) -> dict[str, str]:
-    """The SHA-256 of each file in what ``pack_tree`` made, by the file's path."""
-    digests = {}
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-        for member in tar:
-            source = tar.extractfile(member)
-            assert source is not None, "pack_tree takes regular files alone"
-            digests[member.name] = hashlib.sha256(source.read()).hexdigest()
-    return digests
-
-
 def _source_files(root: Path) -> list[Path]:
     found = []
     for path in root.rglob("*"):
@@ -210,8 +317,16 @@ def _source_files(root: Path) -> list[Path]:
 _KO = re.compile(r"[A-Za-z0-9_+-]{1,64}\.ko")
 
 
+def is_kept(name: str) -> bool:
+    """Whether a file of this plain name is taken from a build."""
+    return name == SYMBOLS or _KO.fullmatch(name) is not None
+
+
 def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
-    """The ``.ko`` files of an archive that a guest made: by plain file name, nothing else."""
+    """The ``.ko`` files of an archive that a build made: by plain file name, nothing else.
+
+    The symbols that they export are unpacked beside them.
+    """
     paths = []
     plain = (tarfile.REGTYPE, tarfile.AREGTYPE)
     try:
@@ -219,21 +334,22 @@ def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             for member in tar:
                 name = PurePosixPath(member.name).name
-                if member.type not in plain or member.issparse() or not _KO.fullmatch(name):
+                if member.type not in plain or member.issparse() or not is_kept(name):
                     continue
                 source = tar.extractfile(member)
                 assert source is not None
                 path = output_dir / name
                 path.write_bytes(source.read())
-                paths.append(path)
+                if name != SYMBOLS:
+                    paths.append(path)
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise MachineError(f"the guest sent no archive of modules: {error}") from error
+        raise MachineError(f"the build gave no archive of modules: {error}") from error
     return sorted(paths)
 
 
 def read_module(path: Path) -> BuiltModule:
     """What a ``.ko`` file says of itself. Raises ``BuildError`` if it is none."""
-    info = _modinfo(path)
+    info, exports = _read_sections(path)
     if "vermagic" not in info:
         raise BuildError(f"{path.name} is no kernel module: it has no vermagic")
     return BuiltModule(
@@ -241,41 +357,34 @@ def read_module(path: Path) -> BuiltModule:
         path=path,
         vermagic=info["vermagic"],
         depends=tuple(name for name in info.get("depends", "").split(",") if name),
+        exports=exports,
     )
 
 
-def _modinfo(path: Path) -> Mapping[str, str]:
+def _read_sections(path: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """What ``.modinfo`` says, and the names in ``__ksymtab_strings``.
+
+    Between the names of symbols there can be those of their namespaces.
+    """
     try:
         with path.open("rb") as file:
-            section = ELFFile(file).get_section_by_name(".modinfo")
-            data = section.data() if section is not None else b""
+            elf = ELFFile(file)
+            info, exports = _strings(elf, ".modinfo"), _strings(elf, "__ksymtab_strings")
     except Exception as error:  # a guest made the file; pyelftools can trip in any way
         raise BuildError(f"{path.name} cannot be read: {error!r:.200}") from error
-    pairs = (text.decode(errors="replace").partition("=") for text in data.split(b"\0"))
-    return {key: value for key, _, value in pairs if key}
+    pairs = (text.partition("=") for text in info)
+    return {key: value for key, _, value in pairs if key}, tuple(name for name in exports if name)
 
 
-def _build_error(name: str, command: str, result: CommandResult, log_path: Path) -> LabError:
-    output = (result.stdout + result.stderr).decode(errors="backslashreplace")
-    return BuildError(
-        f"{name} does not build: {first_error(output)}",
-        argv=("sh", "-c", command),
-        status=result.status,
-        output="\n".join(output.splitlines()[-40:]),
-        evidence=log_path,
-    )
+def _strings(elf: ELFFile, section_name: str) -> list[str]:
+    section = elf.get_section_by_name(section_name)
+    data = b"" if section is None else section.data()
+    return [text.decode(errors="replace") for text in data.split(b"\0")]
 
 
-def first_error(output: str) -> str:
-    """The first line of a build's output that says what is wrong."""
-    patterns = (
-        r"^.*?:\d+:\d+: (?:fatal )?error: .*$",
-        r"^.*\berror: .*$",
-        r"^ERROR: .*$",
-        r"^make(?:\[\d+\])?: \*\*\* .*$",
-    )
-    for pattern in patterns:
-        if match := re.search(pattern, output, re.MULTILINE):
-            return match[0].strip()[:300]
-    lines = [line for line in output.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
+def _version_of(release: str) -> KernelVersion | None:
+    """The version in what ``uname -r`` says; None for a kernel with a name of its own kind."""
+    try:
+        return KernelVersion.parse(release)
+    except ValueError:
+        return None

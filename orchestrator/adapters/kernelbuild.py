@@ -22,10 +22,10 @@ from typing import Literal
 from orchestrator.adapters.box import Box
 from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room
 from orchestrator.adapters.images import ensure_root, ensure_toolchain
-from orchestrator.adapters.kbuild import first_error
 from orchestrator.adapters.kernelsource import SourceTree
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import ConfigError, SourceError
+from orchestrator.plan.buildfailure import first_error
 from orchestrator.plan.kconfig import (
     NOT_SET,
     Unmet,
@@ -99,10 +99,13 @@ class Wish:
         return self.options.get("LOCALVERSION", '""').strip('"')
 
 
-def load_wish(plan: BuildPlan, config_dir: Path) -> Wish:
-    """The merged fragments of a build. Raises ``ConfigError`` where one cannot be read."""
-    names = ["default"] if plan.flavour == "default" else ["default", plan.flavour]
-    paths = (*(config_dir / f"{name}.config" for name in names), *plan.extra)
+def load_wish(flavour: Flavour, extra: tuple[Path, ...], config_dir: Path) -> Wish:
+    """A flavour's fragments and ``extra`` ones, merged.
+
+    Raises ``ConfigError`` where one cannot be read.
+    """
+    names = ["default"] if flavour == "default" else ["default", flavour]
+    paths = (*(config_dir / f"{name}.config" for name in names), *extra)
     wish = Wish({})
     for path in paths:
         options, optional = _load_fragment(path)
@@ -127,7 +130,7 @@ def resolve_build(plan: BuildPlan, config_dir: Path) -> tuple[str, str]:
 
     The hash is of all that decides what comes out beside the source and the compiler.
     """
-    wish = load_wish(plan, config_dir)
+    wish = load_wish(plan.flavour, plan.extra, config_dir)
     # scripts/setlocalversion: files, then CONFIG_LOCALVERSION, then the variable.
     release = plan.source.release(wish.local + plan.suffix)
     if len(release) > 63:
@@ -163,7 +166,7 @@ def build_kernel(
     box = Box(ensure_root(cache, toolchain))
     log_path.parent.mkdir(parents=True, exist_ok=True)
     build = _Build(plan, release, box, tree, log_path, said)
-    build.run(load_wish(plan, config_dir), jobs or len(os.sched_getaffinity(0)))
+    build.run(load_wish(plan.flavour, plan.extra, config_dir), jobs or len(os.sched_getaffinity(0)))
 
 
 class _Build:

@@ -35,6 +35,7 @@ class Kernel:
     key: str
     resolved: ResolvedKernel
     vmlinuz_path: Path
+    config_path: Path
     layer_path: Path
     boot_modules: tuple[Path, ...]
     """In the order in which they must be loaded, not compressed."""
@@ -89,7 +90,8 @@ def _resolution_path(context: SourceContext, entry: KernelEntry) -> Path:
     recipe = context.recipe
     # Whether a kernel may be skipped does not change which it is.
     asked = entry.model_dump(exclude={"optional"})
-    parts = (recipe.release, recipe.also, recipe.flavour, asked, *recipe.whereabouts)
+    here = source_of(entry).local_inputs(context, entry)
+    parts = (recipe.release, recipe.also, recipe.flavour, asked, here, *recipe.whereabouts)
     key = hash_of(FORMAT, *parts)
     return context.cache.root / "resolved" / f"{recipe.release}-{key}.json"
 
@@ -125,6 +127,7 @@ def ensure_kernel(context: SourceContext, entry: KernelEntry, resolved: Resolved
         key=folder.name,
         resolved=resolved,
         vmlinuz_path=folder / "vmlinuz",
+        config_path=folder / "config",
         layer_path=folder / "layer.squashfs",
         boot_modules=tuple(folder / "boot-modules" / name for name in modules),
         vmlinuz_sha256=about["vmlinuz_sha256"],

@@ -7,16 +7,14 @@ is only ever looked up among the files that the module was built from.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import posixpath
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.adapters.kbuild import MAX_SOURCE_BYTES, BuiltModule, Sources
+from orchestrator.adapters.kbuild import BuiltModule, Sources
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError, RunInterruptedError
@@ -104,7 +102,7 @@ class _SourceReader:
 
     def __init__(self, sources: Sources | None) -> None:
         self._sources = sources
-        self._lines: dict[str, list[str]] = {}
+        self._lines: dict[str, Sequence[str]] = {}
 
     def locate(self, function: str, path: str, line: int | None) -> SourceLocation:
         """A line of the debug info as the user knows it: own files from the module's folder."""
@@ -121,33 +119,18 @@ class _SourceReader:
         """The path from the module's folder, None if it is not below it."""
         if self._sources is None or not path:
             return None
-        folder = posixpath.normpath(self._sources.folder)
-        if path.startswith(f"{folder}/"):
-            return path.removeprefix(f"{folder}/")
-        return path if path in self._sources.digests else None
+        folder = f"{self._sources.folder}/"
+        if path.startswith(folder):
+            return path.removeprefix(folder)
+        return path if self._read(path) else None
 
-    def _read(self, inner: str) -> list[str]:
+    def _read(self, inner: str) -> Sequence[str]:
+        """The lines of a file that was built; none if it was not among them.
+
+        They come from the archive that was built, so no path in a module's debug info reads
+        any other file, and a file that was changed since is told as it was.
+        """
         if inner not in self._lines:
-            self._lines[inner] = _read_unchanged(self._sources, inner).splitlines()
+            known = self._sources and self._sources.lines_of(inner)
+            self._lines[inner] = known or ()
         return self._lines[inner]
-
-
-def _read_unchanged(sources: Sources | None, inner: str) -> str:
-    """A file of the sources; empty if it was not sent, or is not any more what was sent.
-
-    Only names of files that were sent are looked for, and only their contents are given: no
-    ``..`` and no link leads to another file.
-    """
-    if sources is None or inner not in sources.digests:
-        return ""
-    path = sources.dir / inner
-    try:
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            data = file.read(MAX_SOURCE_BYTES)
-    except OSError:
-        return ""
-    if hashlib.sha256(data).hexdigest() != sources.digests[inner]:
-        return ""
-    return data.decode(errors="replace")

@@ -23,9 +23,10 @@ from orchestrator.plan.model import Lab
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import KernelPlan
 from orchestrator.plan.visible import visible
+from orchestrator.policy.building import Built
 from orchestrator.policy.events import Doing, Event, Note
 from orchestrator.policy.guest import Guest, GuestPlan
-from orchestrator.policy.worker import build_modules, guest_spec, prepare
+from orchestrator.policy.worker import guest_spec, open_workshop, prepare
 
 
 class _Channel(Protocol):
@@ -55,9 +56,16 @@ def enter(lab: Lab, plan: KernelPlan, cache: Cache) -> int:
             timeouts=lab.file.timeouts,
             run_dir=RunDir(Path(folder)),
         )
+        workshop = open_workshop(lab, ready, guest_plan, cache, _say)
+        built = workshop.build_without_guest()
         _say(Doing(plan.name, "booting"))
-        with Guest(guest_plan, {}, 0) as guest:
-            _build(lab, guest)
+        with Guest(guest_plan, built.modules if built else {}, 0) as guest:
+            if built is not None:
+                workshop.send_sources(guest)
+            else:
+                built = workshop.build_in(guest)
+                guest.push_modules(built.modules)
+            _tell(plan.name, built)
             _attach(guest.machine.shell)
     return EXIT_PASSED
 
@@ -69,12 +77,10 @@ def _say(event: Event) -> None:
         print(f"{event.kernel}: {visible(event.text)}", file=sys.stderr)
 
 
-def _build(lab: Lab, guest: Guest) -> None:
-    modules, failures = build_modules(lab, guest, _say)
-    for failure in failures:
-        _say(Note(guest.plan.kernel, failure))
-    guest.push_modules(modules)
-    names = " ".join(f"/lab/modules/{name}.ko" for name in modules) or "none"
+def _tell(kernel: str, built: Built) -> None:
+    for failure in built.errors.values():
+        _say(Note(kernel, failure.message))
+    names = " ".join(f"/lab/modules/{name}.ko" for name in built.modules) or "none"
     print(f"modules: {names}\r\nsources: /lab/src\r\nleave with exit or ^D", file=sys.stderr)
 
 

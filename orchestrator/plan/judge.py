@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -66,8 +67,16 @@ def _judge_exit(expect: RunExpect, result: CommandResult) -> Iterator[Mismatch]:
             yield Mismatch("signal", message, _tails(result))
         return
     status = 0 if expect.status is None else expect.status
-    if result.signal is not None or result.status != status:
+    if _shell_status(result) != status:
         yield Mismatch("status", f"ended by {ended}, expected exit status {status}", _tails(result))
+
+
+def _shell_status(result: CommandResult) -> int | None:
+    """The exit status as a shell tells it: 128 and the signal's number where one ended it."""
+    if result.signal is None:
+        return result.status
+    number = signal.Signals.__members__.get(result.signal)
+    return None if number is None else 128 + number
 
 
 def _ending(status: int | None, signal: str | None) -> str:
@@ -132,23 +141,28 @@ def judge_write(
     return (*found, *_judge_time(expect.within, seconds))
 
 
-def judge_module(expect: ModuleExpect, errno: str | None, seconds: float) -> tuple[Mismatch, ...]:
-    """What loading or unloading gave against what it must give."""
+def judge_module(
+    expect: ModuleExpect, errno: str | None, seconds: float, why: str = ""
+) -> tuple[Mismatch, ...]:
+    """What loading or unloading gave against what it must give; ``why`` explains the error."""
     return (
-        *_judge_errno(expect.errno, errno, "it succeeded"),
+        *_judge_errno(expect.errno, errno, "it succeeded", why),
         *_judge_time(expect.within, seconds),
     )
 
 
-def _judge_errno(expected: str | None, errno: str | None, happened: str) -> Iterator[Mismatch]:
+def _judge_errno(
+    expected: str | None, errno: str | None, happened: str, why: str = ""
+) -> Iterator[Mismatch]:
     if errno == expected:
         return
+    because = f": {why}" if why else ""
     if errno is None:
         yield Mismatch("errno", f"{happened}, expected the error {expected}")
     elif expected is None:
-        yield Mismatch("errno", f"failed with {errno}, expected success")
+        yield Mismatch("errno", f"failed with {errno}, expected success{because}")
     else:
-        yield Mismatch("errno", f"failed with {errno}, expected {expected}")
+        yield Mismatch("errno", f"failed with {errno}, expected {expected}{because}")
 
 
 # --- bytes ---------------------------------------------------------------------------------

@@ -44,6 +44,16 @@ def parse_config(text: str) -> dict[str, str]:
     return found
 
 
+def missing_options(text: str, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Those of the options that a kernel's configuration has neither built in nor as a module.
+
+    Lines that are no options are passed over: any kernel may have been brought along.
+    """
+    on = set(_ON.findall(text))
+    return tuple(name for name in wanted if name not in on)
+
+
+_ON = re.compile(r"^CONFIG_([A-Za-z0-9_]+)=(?!n$)", re.MULTILINE)
 _MAY = re.compile(r"# CONFIG_(?P<name>[A-Za-z0-9_]+) may be refused: \S.*")
 
 

@@ -120,8 +120,15 @@ def _even_digits(digits: str) -> str:
     return digits
 
 
+def _bare_option(name: str) -> str:
+    if name.startswith("CONFIG_"):
+        raise RefusedError(f"options stand here without CONFIG_: {name.removeprefix('CONFIG_')}")
+    return name
+
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$"
 _MODULE = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,54}$"
+_OPTION = r"^[A-Z0-9][A-Za-z0-9_]*$"
 _PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]{0,79}$"
 _PARAMETER_TEXT = r'^[^\x00-\x1f"]*$'
 _GUEST_PATH = r"^/[^\x00\n]*$"
@@ -142,6 +149,7 @@ _TIMESTAMP = r"^[0-9]{8}T[0-9]{6}Z$"
 PATTERN_WORDS: Mapping[str, str] = {
     _NAME: "a name: up to 80 letters, digits and '.', '_', '+', '-', the first a letter or digit",
     _MODULE: "a module's name: up to 55 letters, digits and '_', '-'",
+    _OPTION: "an option of the kernel's configuration, without CONFIG_: capitals, digits and '_'",
     _PARAMETER: "a parameter's name: letters, digits and '_'",
     _PARAMETER_TEXT: "a parameter's value: text without double quotes and control characters",
     _GUEST_PATH: "a path in the guest: it begins with '/'",
@@ -173,6 +181,11 @@ Name = Annotated[str, Field(pattern=_NAME), _WRITTEN]
 
 ModuleName = Annotated[str, Field(pattern=_MODULE), _WRITTEN]
 """A module as ``modprobe`` names it (``MODULE_NAME_LEN``, with the NUL, is 56 on 64-bit)."""
+
+OptionName = Annotated[
+    str, Field(pattern=_OPTION, max_length=100), AfterValidator(_bare_option), _WRITTEN
+]
+"""An option of the kernel's configuration, without ``CONFIG_``."""
 
 ParameterName = Annotated[str, Field(pattern=_PARAMETER), _WRITTEN]
 GuestPath = Annotated[str, Field(pattern=_GUEST_PATH, max_length=1024), _WRITTEN]
@@ -643,9 +656,16 @@ class Scenario(Value):
     kernels: Text = Field(
         default="", description="the versions that it is for, as a range; all if absent"
     )
+    needs: tuple[OptionName, ...] = Field(
+        default=(),
+        description="options that the kernel must be built with, without `CONFIG_`",
+    )
     expect_kernel: tuple[FindingClass, ...] = Field(
         default=(),
         description="what the kernel must complain of; anything else still fails the scenario",
+    )
+    leaves: tuple[GuestPath, ...] = Field(
+        default=(), description="names that it may leave behind, `*` and `?` allowed"
     )
     fresh: bool = Field(default=False, description="boot a guest for this scenario alone")
     steps: tuple[AnyStep, ...] = Field(
@@ -704,6 +724,10 @@ class Timeouts(Value):
     scenario: Seconds = Field(default=120.0, description="for all steps of a scenario")
 
 
+BuildPlace = Literal["auto", "host", "guest"]
+"""Where modules are built."""
+
+
 class LabFile(Value):
     """``lab.yaml``."""
 
@@ -720,10 +744,18 @@ class LabFile(Value):
     scenarios: tuple[LabPath, ...] = Field(
         min_length=1, description="scenario files, relative to this file; `*` allowed"
     )
+    leaves: tuple[GuestPath, ...] = Field(
+        default=(), description="names that any scenario may leave behind, `*` and `?` allowed"
+    )
     images: LabPath | None = Field(
         default=None, description="a folder with recipes of your own, relative to this file"
     )
     guest: GuestSettings = GuestSettings()
+    build: BuildPlace = Field(
+        default="auto",
+        description="where modules are built: `guest`, `host` (in a box, with the guest's "
+        "compiler), or `auto`: on the host where guests are emulated",
+    )
     timeouts: Timeouts = Timeouts()
 
 

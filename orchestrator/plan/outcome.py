@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from orchestrator.foundation.errors import (
     EXIT_BROKEN,
@@ -17,7 +18,9 @@ from orchestrator.foundation.errors import (
     EXIT_INTERRUPTED,
     EXIT_PASSED,
 )
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.klog import Finding
+from orchestrator.plan.leftovers import Leftover
 
 
 class Outcome(enum.Enum):
@@ -104,6 +107,25 @@ class CellResult:
     seconds: float = 0.0
     evidence: Path | None = None
     """The cell's folder, relative to the run's."""
+    left_behind: tuple[Leftover, ...] = ()
+    """Names that were not there before, without those that the scenario may leave."""
+    build: BuildFailure | None = None
+    """Why its module does not build, where that is the reason."""
+
+
+BuiltBy = Literal["host", "guest", "cache"]
+
+
+@dataclass(frozen=True)
+class FolderBuild:
+    """What became of one folder of modules, for one kernel."""
+
+    name: str
+    by: BuiltBy
+    """Who built it; ``cache``: nobody, nothing has changed since it was built."""
+    seconds: float
+    error: str = ""
+    """Why it did not build, where it did not."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +144,10 @@ class KernelResult:
     build_seconds: float | None = None
     boots: int = 0
     cells: tuple[CellResult, ...] = ()
+    builds: tuple[FolderBuild, ...] = ()
+    """Every folder of the lab, where scenarios need modules."""
+    build_note: str = ""
+    """Why modules were built in the guest, where the lab would have had it otherwise."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from orchestrator.foundation.errors import (
     MachineError,
     RunInterruptedError,
 )
+from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
     judge_findings,
     judge_log,
@@ -36,6 +37,16 @@ from orchestrator.plan.judge import (
     judge_write,
 )
 from orchestrator.plan.klog import Finding, Record, find_findings, parse_marker
+from orchestrator.plan.leftovers import (
+    Leftover,
+    Names,
+    came_along,
+    describe_leftovers,
+    find_leftovers,
+    parse_names,
+    without_allowed,
+)
+from orchestrator.plan.loading import Loading, explain_load
 from orchestrator.plan.model import (
     BackgroundStep,
     EndStep,
@@ -50,6 +61,7 @@ from orchestrator.plan.model import (
     WriteStep,
 )
 from orchestrator.plan.outcome import CellResult, CommandResult, Mismatch, Outcome, StepResult
+from orchestrator.plan.visible import clip, decode, visible
 from orchestrator.policy.decoding import decode_findings
 from orchestrator.policy.guest import Guest, Place
 
@@ -62,6 +74,12 @@ BROKEN_TAINTS = {4: "machine check", 5: "bad page", 7: "oops", 9: "warning", 14:
 # What sysio says, beside the names of errors.
 READ_ENDLESS = 3
 _OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULTILINE)
+# What lists the names that modules make; a shell reads it, so it costs no process.
+LIST_NAMES = ". /lab/bin/lab-names"
+# The same once more, after what the kernel may still have to do behind an unload's back.
+LIST_NAMES_LATER = f"sleep 1; lab_links=1; {LIST_NAMES}"
+# How delete_module(2) says that somebody holds the module.
+_HELD = ("EAGAIN", "EWOULDBLOCK", "EBUSY")
 _ERRNO = re.compile(rb"^sysio: \w+: (E[A-Z0-9]+)", re.MULTILINE)
 
 
@@ -73,6 +91,14 @@ class _Course:
     named: dict[str, Place] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
+    names: Names | None = None
+    """What there was before the first load, or since the last reboot."""
+    left: tuple[Leftover, ...] = ()
+    """What was there beside it after the last unload."""
+    held: set[str] = field(default_factory=set)
+    """Modules of which it is told who holds them."""
+    window: tuple[Place, Place] | None = None
+    """The log of the step that was played last, from its marker to its end."""
     broken: str = ""
     """Why the guest cannot be used any more."""
     error: str = ""
@@ -99,12 +125,20 @@ class Play:
     """
 
     def __init__(
-        self, guest: Guest, scenario: NamedScenario, cell: str, folder: Path, symbols: Symbols
+        self,
+        guest: Guest,
+        scenario: NamedScenario,
+        cell: str,
+        folder: Path,
+        symbols: Symbols,
+        leaves: Sequence[str] = (),
     ) -> None:
+        """``leaves`` are names that any scenario may leave behind."""
         self._guest = guest
         self._symbols = symbols
         self._named = scenario
         self._scenario = scenario.scenario
+        self._leaves = (*leaves, *scenario.scenario.leaves)
         self._cell = cell
         self._folder = folder
         self._course = _Course()
@@ -125,7 +159,7 @@ class Play:
         """Begin the cell's window; where it begins. Raises ``RunInterruptedError`` alone."""
         self._begin = self._guest.place()
         try:
-            self._begin = self._mark("begin")
+            self._begin, self._course.names = self._mark("begin")
         except LabError as error:
             self._take_end(error)
         return self._begin
@@ -194,24 +228,24 @@ class Play:
         seconds = self._seconds_for(step)
         command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
         mismatch = Mismatch("time", f"it did not end within {seconds:g} s")
+        if isinstance(step, UnloadStep):
+            mismatch = _held_by(mismatch, self._holders_of(step.unload.replace("-", "_")))
         return StepResult(
             0, step.title, Outcome.FAILED, seconds=seconds, mismatches=(mismatch,), command=command
         )
 
     # --- markers ---------------------------------------------------------------------------
 
-    def _mark(self, word: str) -> Place:
-        """Read the taints between two markers; where the first of them is."""
+    def _mark(self, word: str, command: str = LIST_NAMES) -> tuple[Place, Names]:
+        """Read taints and names between two markers; where the first marker is, and the names."""
         begin = self._guest.marker(self._cell, word)
         end = self._guest.marker(self._cell, f"{word}-end")
-        result = self._guest.run_marked(
-            begin, end, "cat /proc/sys/kernel/tainted", self._lab_deadline(word)
-        )
-        if result.status == 0 and result.stdout.strip().isdigit():
-            self._taints.append(int(result.stdout))
+        result = self._guest.run_marked(begin, end, command, self._lab_deadline(word))
         place = self._guest.find(begin)
         self._guest.find(end)
-        return place
+        names = _names_in(result)
+        self._taints.append(names.taint)
+        return place, names
 
     def _lab_deadline(self, name: str) -> Deadline:
         """For what the lab itself runs in the guest."""
@@ -229,9 +263,56 @@ class Play:
         if self._course.loaded or self._course.jobs:
             self._course.broken = "the scenario left modules or processes behind"
         try:
-            self._mark("end")
+            self._look_for_leftovers()
         except LabError as error:
             self._take_end(error)
+
+    def _look_for_leftovers(self) -> None:
+        """Compare what there is now with what there was, between the cell's last markers.
+
+        What seems left is looked for once more: some of what an unload undoes is undone a
+        little later, and what the kernel's own modules made goes with them. Not where looking
+        did harm already.
+        """
+        course = self._course
+        _, now = self._mark("end")
+        if course.loaded or course.names is None:
+            return  # a module that did not unload has been told
+        left = find_leftovers(course.names, now, self._guest.modules)
+        if left and now.unread == course.names.unread:
+            left = self._look_again(course.names, now)
+        course.left = without_allowed(left, self._leaves)
+        if left:  # what is allowed is none the less there
+            course.broken = course.broken or describe_leftovers(left)
+
+    def _look_again(self, before: Names, now: Names) -> tuple[Leftover, ...]:
+        """What is still left a second later, without the kernel's own modules."""
+        loaded = came_along(before, now, self._guest.modules)
+        command = LIST_NAMES_LATER
+        if loaded:
+            command = f"modprobe -qr -- {' '.join(map(shlex.quote, loaded))}; {command}"
+        _, now = self._mark("later", command)
+        left = find_leftovers(before, now, self._guest.modules)
+        if came_along(before, now, self._guest.modules):
+            # They are in use, and what they made cannot be told from what others left.
+            left = tuple(each for each in left if each.is_module)
+        return left
+
+    # --- who holds a module ----------------------------------------------------------------
+
+    def _holders_of(self, name: str) -> tuple[str, ...]:
+        """Who holds a module that could not be unloaded, in words; nothing if nobody can tell."""
+        before = self._course.names
+        deadline = self._lab_deadline("looking for who holds it")
+        try:
+            now = _names_in(self._guest.machine.shell.run(LIST_NAMES, deadline))
+            command = f"/lab/bin/lab-holders {shlex.quote(name)}"
+            found = self._guest.machine.shell.run(command, deadline).stdout
+        except RunInterruptedError:
+            raise
+        except LabError:
+            return ()  # the guest is past that, and what made it so is told already
+        return find_holders(found, name, now.names - before.names if before else frozenset())
 
     # --- steps -----------------------------------------------------------------------------
 
@@ -269,7 +350,7 @@ class Play:
         place = self._guest.find(begin)
         if step.name:
             self._course.named[step.name] = place
-        self._guest.find(end)
+        self._course.window = place, self._guest.find(end)
         return result
 
     def _load(self, step: LoadStep) -> StepResult:
@@ -283,9 +364,23 @@ class Play:
             command = f"modprobe -a {' '.join(map(shlex.quote, others))} && {command}"
         result = self._exec(step, command)
         errno = _errno_of(result)
+        why = "" if errno in (None, step.expect.errno) else self._why_not_loaded(module, errno)
         if errno is None:
             self._course.loaded.append(module.name)
-        return _judged(step, result, judge_module(step.expect, errno, result.seconds))
+        return _judged(step, result, judge_module(step.expect, errno, result.seconds, why))
+
+    def _why_not_loaded(self, module: BuiltModule, errno: str) -> str:
+        """What the kernel and the module say of a load that failed just now."""
+        others = self._guest.modules.values()
+        loading = Loading(
+            errno=errno,
+            release=self._guest.plan.release,
+            built_for=module.release,
+            is_loaded=module.name in self._course.loaded,
+            exporters={symbol: other.name for other in others for symbol in other.exports},
+        )
+        assert self._course.window is not None, "the step has been played"
+        return explain_load(loading, _without_markers(self._guest.records(*self._course.window)))
 
     def _unload(self, step: UnloadStep) -> StepResult:
         name = step.unload.replace("-", "_")
@@ -293,7 +388,11 @@ class Play:
         errno = _errno_of(result)
         if errno is None and name in self._course.loaded:
             self._course.loaded.remove(name)
-        return _judged(step, result, judge_module(step.expect, errno, result.seconds))
+        mismatches = judge_module(step.expect, errno, result.seconds)
+        if mismatches and errno in _HELD and name not in self._course.held:
+            self._course.held.add(name)
+            mismatches = (_held_by(mismatches[0], self._holders_of(name)), *mismatches[1:])
+        return _judged(step, result, mismatches)
 
     def _module(self, name: str) -> BuiltModule:
         module = self._guest.modules.get(name.replace("-", "_"))
@@ -366,7 +465,7 @@ class Play:
         seconds = self._guest.plan.timeouts.boot * self._guest.plan.scale
         self._course.loaded.clear()
         self._guest.reboot(Deadline.after(seconds, "the reboot"))
-        self._exec(step, ":")
+        self._course.names = _names_in(self._exec(step, LIST_NAMES))
         return _judged(step, None, ())
 
     # --- the verdict -----------------------------------------------------------------------
@@ -389,6 +488,9 @@ class Play:
         findings, kernel_mismatches = judge_findings(expected, others)
         reasons = [mismatch.message for mismatch in kernel_mismatches]
         reasons += [step.explain(mismatch) for step in course.steps for mismatch in step.mismatches]
+        # A module that broke the kernel cannot go, and that it broke is told already.
+        left = tuple(each for each in course.left if not (found and each.is_module))
+        reasons += [describe_leftovers(left)] if left else []
         outcome = Outcome.FAILED if reasons else Outcome.PASSED
         if course.ended_by is not None and not reasons:
             outcome, reasons = self._judge_end(course.ended_by, expected)
@@ -402,6 +504,7 @@ class Play:
             reason=reasons[0] if reasons else "",
             steps=tuple(course.steps),
             findings=(*findings, *lost),
+            left_behind=left,
             taint_before=self._taints[0] if self._taints else None,
             taint_after=self._taints[-1] if len(self._taints) > 1 else None,
             seconds=self._seconds,
@@ -451,6 +554,27 @@ def _errno_of(result: CommandResult) -> str | None:
         said = result.stderr.decode(errors="backslashreplace").strip()
         raise MachineError(f"{result.command}: {result.signal or result.status}: {said[-300:]}")
     return found[1].decode()
+
+
+def _names_in(result: CommandResult) -> Names:
+    """What the guest listed. Raises ``MachineError`` where it could not."""
+    names = parse_names(result.stdout)
+    if names is None:
+        said = clip(visible(decode(result.stderr[-300:]).strip()), 300)
+        how = result.signal or f"status {result.status}"
+        raise MachineError(f"the guest's names could not be listed: {how}: {said}")
+    return names
+
+
+def _held_by(mismatch: Mismatch, holders: tuple[str, ...]) -> Mismatch:
+    """The mismatch of an unload, with who holds the module."""
+    if not holders:
+        return mismatch
+    return Mismatch(
+        mismatch.what,
+        f"{mismatch.message}; held by {holders[0]}",
+        (*mismatch.diff, *(f"held by: {each}" for each in holders)),
+    )
 
 
 def _judged(

@@ -11,13 +11,14 @@ from orchestrator.adapters.accelerator import Verdict, ensure_verdict
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.images import Image, ensure_image
 from orchestrator.adapters.initramfs import ensure_initramfs
-from orchestrator.adapters.kbuild import BuiltModule, GuestBuilder, check_release
+from orchestrator.adapters.kbuild import ModuleBuildError
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
+from orchestrator.plan.kconfig import missing_options
 from orchestrator.plan.klog import find_findings
 from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
@@ -25,6 +26,7 @@ from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, 
 from orchestrator.plan.paths import RunDir, guest_dir
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.qemu import GuestSpec
+from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.guest import Guest, GuestPlan, Place
 from orchestrator.policy.play import Play
@@ -128,24 +130,21 @@ def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
     return GuestSpec(verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments)
 
 
-def build_modules(
-    lab: Lab, guest: Guest, listener: Listener
-) -> tuple[dict[str, BuiltModule], list[str]]:
-    """Every module of the lab, built in this guest, by name; and what did not build, in words."""
-    folder = guest.plan.run_dir.modules(guest.plan.kernel)
-    built: dict[str, BuiltModule] = {}
-    failures = []
-    for name, source_dir in lab.module_dirs.items():
-        listener(Doing(guest.plan.kernel, f"building {name}"))
-        seconds = lab.file.timeouts.build * guest.plan.scale
-        builder = GuestBuilder(guest.machine.shell, guest.plan.release, seconds)
-        try:
-            for module in builder.build(name, source_dir, folder / name):
-                check_release(module, guest.plan.release)
-                built[module.name] = module
-        except BuildError as error:
-            failures.append(error.message)
-    return built, failures
+def open_workshop(
+    lab: Lab, ready: Ready, plan: GuestPlan, cache: Cache, listener: Listener
+) -> Workshop:
+    """What builds the lab's modules for guests of this plan."""
+    order = BuildOrder(
+        kernel_name=plan.kernel,
+        kernel=ready.kernel,
+        image=ready.image,
+        module_dirs=lab.module_dirs,
+        place=lab.file.build,
+        accelerator=ready.verdict.accelerator,
+        seconds=lab.file.timeouts.build * plan.scale,
+        output_dir=plan.run_dir.modules(plan.kernel),
+    )
+    return Workshop(order, cache, listener)
 
 
 class Worker:
@@ -169,9 +168,9 @@ class Worker:
         self._run_dir = run_dir
         self._listener = listener
         self._identity: KernelIdentity | None = None
-        self._modules: dict[str, BuiltModule] = {}
+        self._built: Built | None = None
         self._symbols = Symbols()
-        self._build_failure = ""
+        self._build_note = ""
         self._boots = 0
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
@@ -210,6 +209,8 @@ class Worker:
             evidence=self._place(error.evidence) if error else "",
             boot_seconds=self._boot_seconds,
             build_seconds=self._build_seconds,
+            builds=tuple(self._built.folders) if self._built else (),
+            build_note=self._build_note,
             boots=self._boots,
             cells=tuple(self._results),
         )
@@ -230,7 +231,23 @@ class Worker:
         ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
         self.verdict = ready.verdict
         self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
+        todo = self._skip_what_lacks_an_option(ready.kernel, todo)
+        if not todo:
+            return
         self._play(ready, todo)
+
+    def _skip_what_lacks_an_option(self, kernel: Kernel, todo: list[Cell]) -> list[Cell]:
+        """The cells whose needs the kernel's configuration meets; the others are done."""
+        config = kernel.config_path.read_text(errors="replace")
+        left = []
+        for cell in todo:
+            if missing := missing_options(config, cell.scenario.scenario.needs):
+                names = ", ".join(f"CONFIG_{name}" for name in missing)
+                reason = f"it needs {names}, which this kernel is built without"
+                self._done(self._plain(cell, Outcome.SKIPPED, reason))
+            else:
+                left.append(cell)
+        return left
 
     def _identify(self) -> KernelIdentity:
         """Which kernel this is, as soon as it is resolved."""
@@ -256,16 +273,19 @@ class Worker:
             timeouts=self._lab.file.timeouts,
             run_dir=self._run_dir,
         )
+        workshop = open_workshop(self._lab, ready, plan, self._cache, self._listener)
+        if self._plan.modules_wanted:
+            self._build(workshop)
         failures = 0
         while todo:
-            guest = Guest(plan, self._modules, self._boots)
+            guest = Guest(plan, self._built.modules if self._built else {}, self._boots)
             self._listener(Doing(self._plan.name, "booting"))
             started = time.monotonic()
             try:
                 guest.boot()
                 self._boot_seconds = self._boot_seconds or time.monotonic() - started
                 self._note_boot_findings(guest)
-                todo = self._play_in(guest, todo)
+                todo = self._play_in(guest, workshop, todo)
             except RunInterruptedError:
                 raise
             except LabError as error:
@@ -283,10 +303,10 @@ class Worker:
                 Note(self._plan.name, f"before any module was loaded: {finding.headline}")
             )
 
-    def _play_in(self, guest: Guest, todo: list[Cell]) -> list[Cell]:
+    def _play_in(self, guest: Guest, workshop: Workshop, todo: list[Cell]) -> list[Cell]:
         """Play cells until the guest is of no more use; what is left to play."""
-        if self._plan.modules_wanted and not self._modules and not self._build_failure:
-            self._build(guest)
+        if self._plan.modules_wanted and self._built is None:
+            self._build(workshop, guest)
         left = list(todo)
         while left and not process.stopping() and self._play_next(guest, left):
             pass
@@ -313,7 +333,7 @@ class Worker:
         self._listener(Doing(self._plan.name, cell.scenario.name))
         folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
         number = f"c{len(self._results) + 1}"
-        play = Play(guest, cell.scenario, number, folder, self._symbols)
+        play = Play(guest, cell.scenario, number, folder, self._symbols, self._lab.file.leaves)
         begin = play.open()
         self._close_window(begin)
         self._open = (play, folder)
@@ -337,29 +357,42 @@ class Worker:
 
     def _refuse(self, cell: Cell) -> CellResult | None:
         """The result of a cell that cannot be played for want of a module."""
+        built = self._built or Built()
         missing = [
-            name for name in cell.scenario.modules if name.replace("-", "_") not in self._modules
+            name for name in cell.scenario.modules if name.replace("-", "_") not in built.modules
         ]
         if not missing:
             return None
-        if self._build_failure:
-            return self._plain(cell, Outcome.FAILED, self._build_failure)
-        built = ", ".join(sorted(self._modules)) or "none"
-        reason = f"no folder of the lab builds the module {missing[0]!r}; built: {built}"
+        if built.errors:
+            # Which folder would have given the module is known by its name alone.
+            first = next(iter(built.errors.values()))
+            return self._not_built(cell, built.errors.get(missing[0], first))
+        names = ", ".join(sorted(built.modules)) or "none"
+        reason = f"no folder of the lab builds the module {missing[0]!r}; built: {names}"
         return self._plain(cell, Outcome.ERROR, reason)
+
+    def _not_built(self, cell: Cell, error: BuildError) -> CellResult:
+        result = self._plain(cell, Outcome.FAILED, error.message)
+        failure = error.failure if isinstance(error, ModuleBuildError) else None
+        return replace(result, build=failure)
 
     # --- modules ---------------------------------------------------------------------------
 
-    def _build(self, guest: Guest) -> None:
-        """Build every folder of the lab; a failure is the verdict of the cells that need it."""
+    def _build(self, workshop: Workshop, guest: Guest | None = None) -> None:
+        """Build every folder of the lab, here if that can be, in ``guest`` else; a failure is
+        the verdict of the cells that need it.
+        """
         started = time.monotonic()
-        built, failures = build_modules(self._lab, guest, self._listener)
-        self._build_failure = failures[0] if failures else ""
-        for failure in failures:
-            self._listener(Note(self._plan.name, failure))
+        built = workshop.build_in(guest) if guest else workshop.build_without_guest()
+        self._build_note = workshop.note
+        if built is None:
+            return
+        for failure in built.errors.values():
+            self._listener(Note(self._plan.name, failure.message))
         self._build_seconds = time.monotonic() - started
-        self._modules = built
-        guest.push_modules(built)
+        self._built = built
+        if guest:
+            guest.push_modules(built.modules)
 
     # --- results ---------------------------------------------------------------------------
 

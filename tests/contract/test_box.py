@@ -168,6 +168,68 @@ def test_what_is_bound_cannot_be_left_by_a_link(box: Box, tmp_path: Path) -> Non
     assert "hunter2" not in text
 
 
+# --- a layer over the root ---------------------------------------------------------------
+
+
+@pytest.fixture
+def layer(root: Path, tmp_path: Path) -> Path:
+    """A layer with a new folder at the top, one among the root's, and files in place of others."""
+    for name in ("usr/lib/below/old", "usr/lib/both/old", "usr/lib/replaced"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"root's {name}\n")
+    path = tmp_path / "layer"
+    for name in ("usr/lib/above/new", "usr/lib/both/new", "usr/lib/replaced", "lab/src/x"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(f"layer's {name}\n")
+    (path / "usr/lib/link").symlink_to("above")
+    (path / "bin/hidden").mkdir(parents=True)  # the root has a link there
+    (path / "usr/share").mkdir()
+    for folder in (path, *path.rglob("*"), *(root / "usr/lib").rglob("*")):
+        if folder.is_dir() and not folder.is_symlink():
+            folder.chmod(0o755)
+    return path
+
+
+def test_a_layer_is_seen_with_the_root_below_it(root: Path, layer: Path) -> None:
+    text = said(
+        Box(root, layer=layer),
+        "cd /usr/lib; cat below/old both/old above/new both/new replaced link/new /lab/src/x; "
+        "ls -A both; ls -d /bin/hidden; test -L /bin && echo a link; grep nobody /etc/passwd",
+    )
+    assert text.startswith(
+        "root's usr/lib/below/old\nroot's usr/lib/both/old\nlayer's usr/lib/above/new\n"
+        "layer's usr/lib/both/new\nlayer's usr/lib/replaced\nlayer's usr/lib/above/new\n"
+        "layer's lab/src/x\nnew\nold\n"
+    )
+    assert "/bin/hidden'" in text  # in the words of ls, which did not find it
+    assert "a link\nnobody:x:65534" in text
+
+
+def test_with_a_layer_nothing_more_can_be_written(root: Path, layer: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    text = said(
+        Box(root, layer=layer),
+        "for d in / /usr /usr/lib /usr/lib/both /usr/lib/above /lab /etc; do touch $d/x 2>&1; "
+        "done; touch /lab/src/y && ls /lab/src; ls -A /tmp; touch /tmp/z && ls /tmp; "
+        "cat /proc/self/comm; ls /dev/null",
+        writable={"/lab/src": out},
+    )
+    assert text.count("ead-only file system") == 7
+    assert text.endswith("y\nz\ncat\n/dev/null\n")
+    assert [path.name for path in out.iterdir()] == ["y"]
+
+
+def test_a_layers_links_do_not_lead_out_of_the_box(root: Path, layer: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    (layer / "usr/lib/out").symlink_to(tmp_path)
+    (layer / "usr/lib/both/secret").symlink_to(tmp_path / "secret")
+    os.mkfifo(layer / "usr/lib/pipe")
+    text = said(Box(root, layer=layer), "cat /usr/lib/out/secret /usr/lib/both/secret; ls /usr/lib")
+    assert "hunter2" not in text
+    assert "pipe" not in text.split()
+
+
 # --- ends --------------------------------------------------------------------------------
 
 
@@ -334,7 +396,8 @@ from pathlib import Path
 from orchestrator.adapters.box import Box
 from orchestrator.foundation.deadline import Deadline
 out = Path(sys.argv[2])
-done = Box(Path(sys.argv[1])).run(
+layer = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+done = Box(Path(sys.argv[1]), layer=layer).run(
     ("sh", "-c", "id -u; touch /mnt/out/x; unshare -U true 2>&1; grep CapEff /proc/self/status"),
     deadline=Deadline.after(30, "x"), writable={"/mnt/out": out})
 print(done.stdout.decode(), done.stderr.decode())
@@ -342,7 +405,8 @@ print(done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests are this one for a user")
-def test_an_ordinary_user_has_the_same_walls(root: Path, open_dir: Path) -> None:
+@pytest.mark.parametrize("layered", [False, True])
+def test_an_ordinary_user_has_the_same_walls(root: Path, open_dir: Path, layered: bool) -> None:
     copied = open_dir / "root"
     shutil.copytree(root, copied, symlinks=True)
     shutil.copytree(REPO / "orchestrator", open_dir / "orchestrator")
@@ -350,9 +414,13 @@ def test_an_ordinary_user_has_the_same_walls(root: Path, open_dir: Path) -> None
     out = open_dir / "out"
     out.mkdir()
     os.chown(out, 12345, 12345)
+    layer = open_dir / "layer"
+    (layer / "usr/lib/more").mkdir(parents=True)
+    (layer / "lab").mkdir()
     argv = (
         *("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "--"),
         *(_open_python(), "-c", AS_USER, str(copied), str(out)),
+        *((str(layer),) if layered else ()),
     )
     done = subprocess.run(
         argv,

@@ -79,29 +79,27 @@ def test_a_users_localversion_is_part_of_it(source: SourceTree, tmp_path: Path) 
         resolve_build(plan, CONFIG_DIR)
 
 
-def test_a_users_options_win(source: SourceTree, tmp_path: Path) -> None:
+def test_a_users_options_win(tmp_path: Path) -> None:
     extra = tmp_path / "extra.config"
     extra.write_text("# CONFIG_KALLSYMS is not set\n")
-    assert load_wish(BuildPlan(source, RECIPE), CONFIG_DIR).options["KALLSYMS"] == "y"
-    plan = BuildPlan(source, RECIPE, extra=(extra,))
-    assert load_wish(plan, CONFIG_DIR).options["KALLSYMS"] == "n"
+    assert load_wish("default", (), CONFIG_DIR).options["KALLSYMS"] == "y"
+    assert load_wish("default", (extra,), CONFIG_DIR).options["KALLSYMS"] == "n"
 
 
-def test_what_a_user_asks_for_is_insisted_on(source: SourceTree, tmp_path: Path) -> None:
+def test_what_a_user_asks_for_is_insisted_on(tmp_path: Path) -> None:
     extra = tmp_path / "extra.config"
     extra.write_text("CONFIG_VMAP_STACK=y\n")
-    assert "VMAP_STACK" in load_wish(BuildPlan(source, RECIPE), CONFIG_DIR).optional
-    plan = BuildPlan(source, RECIPE, extra=(extra,))
-    assert load_wish(plan, CONFIG_DIR).optional == frozenset()
+    assert "VMAP_STACK" in load_wish("default", (), CONFIG_DIR).optional
+    assert load_wish("default", (extra,), CONFIG_DIR).optional == frozenset()
 
 
 @pytest.mark.parametrize("content", [b"KALLSYMS=y\n", b"\xff\xfe", None])
-def test_a_fragment_that_is_none(source: SourceTree, tmp_path: Path, content: object) -> None:
+def test_a_fragment_that_is_none(tmp_path: Path, content: object) -> None:
     extra = tmp_path / "extra.config"
     if isinstance(content, bytes):
         extra.write_bytes(content)
     with pytest.raises(ConfigError, match=r"extra\.config"):
-        load_wish(BuildPlan(source, RECIPE, extra=(extra,)), CONFIG_DIR)
+        load_wish("default", (extra,), CONFIG_DIR)
 
 
 def test_how_it_is_built_is_of_all_that_matters(source: SourceTree, tmp_path: Path) -> None:

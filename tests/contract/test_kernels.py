@@ -310,6 +310,7 @@ def test_a_cached_kernel_needs_nothing_else(tmp_path: Path) -> None:
         key=folder.name,
         resolved=known,
         vmlinuz_path=folder / "vmlinuz",
+        config_path=folder / "config",
         layer_path=folder / "layer.squashfs",
         boot_modules=(
             folder / "boot-modules/virtio.ko",

@@ -58,6 +58,25 @@ def test_flavour_and_options_are_part_of_what_it_is(context: SourceContext) -> N
     assert [kernel.release for kernel in found] == ["5.5.19-lab", "5.5.19-lab-debug", "5.5.19-lab"]
 
 
+def test_what_a_package_was_resolved_to_is_so_for_one_configuration_alone(
+    context: SourceContext,
+) -> None:
+    fragment = context.lab_dir / "more.config"
+    entry = BuiltEntry(image="bookworm", source="linux-source-6.1", config=("more.config",))
+    source = source_of(entry)
+    assert source.floats(entry)
+    fragment.write_text("CONFIG_USB=y\n")
+    first = source.local_inputs(context, entry)
+    fragment.write_text("CONFIG_USB=n\n")
+    second = source.local_inputs(context, entry)
+    fragment.write_text("# the same again\nCONFIG_USB=y\n")
+    assert source.local_inputs(context, entry) == first != second
+    debug = entry.model_copy(update={"flavour": "debug"})
+    assert source.local_inputs(context, debug) not in (first, second)
+    fragment.unlink()
+    assert source.local_inputs(context, entry) == ""  # resolving it says what is wrong
+
+
 def test_a_tree_that_changed_since_it_was_resolved_is_not_built(
     context: SourceContext, tmp_path: Path
 ) -> None:

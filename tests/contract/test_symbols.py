@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import time
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.adapters.dwarf import resolve
-from orchestrator.adapters.kbuild import BuiltModule, Sources, digest_archive, pack_tree
+from orchestrator.adapters.kbuild import BuiltModule, load_sources
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
 from orchestrator.plan.frames import CodeAddress, SourceLocation
@@ -156,8 +155,11 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     for name, text in SOURCES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    # A kernel's headers lie there, and the paths in the debug info say so.
-    mapped = f"-ffile-prefix-map={root}/kernel=/usr/src/linux-headers-6.1"
+    # The sources and a kernel's headers lie there, and the paths in the debug info say so.
+    mapped = (
+        f"-ffile-prefix-map={root}/kernel=/usr/src/linux-headers-6.1",
+        f"-ffile-prefix-map={root}/m=/lab/src/m",
+    )
 
     def make(*flags: str, here: bool = False) -> BuiltModule:
         """``here``: called in the module's folder with a plain name, as from 6.13 on."""
@@ -169,15 +171,14 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         for name in ("first.c", "second.c", "stub.S"):
             source = name if here else str(root / "m" / name)
             debug = [flag for flag in flags if flag.startswith("-g")]
-            argv = ["gcc", *(debug if name.endswith("S") else (*FLAGS, *flags)), mapped]
+            argv = ["gcc", *(debug if name.endswith("S") else (*FLAGS, *flags)), *mapped]
             argv += [f"-I{root}/kernel/include", f"-I{root}/m", "-c", source]
             cwd = root / "m" if here else folder
             subprocess.run([*argv, "-o", str(folder / f"{name}.o")], check=True, cwd=cwd)
         path = folder / "m.ko"
         parts = [str(folder / f"{name}.o") for name in ("first.c", "second.c", "stub.S")]
         subprocess.run(["ld", "-r", "-o", str(path), *parts], check=True)
-        digests = digest_archive(pack_tree(root / "m"))
-        built[key] = BuiltModule("m", path, "", (), Sources(root / "m", f"{root}/m", digests))
+        built[key] = BuiltModule("m", path, "", (), sources=load_sources("m", root / "m"))
         return built[key]
 
     return make
@@ -618,45 +619,29 @@ def test_the_users_folder_is_no_place_to_import_from(
 # --- the sources -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own(module: BuiltModule, tmp_path: Path) -> BuiltModule:
-    """The module with sources that a test may change."""
-    assert module.sources is not None
-    shutil.copytree(module.sources.dir, tmp_path / "sources")
-    return replace(module, sources=replace(module.sources, dir=tmp_path / "sources"))
-
-
 def text_of(module: BuiltModule) -> SourceLocation:
     offset = after_call(module.path, "first_init", "first_work")
     (code,) = resolved(module, CodeAddress("first_init", offset, 4096, "m"))
     return code[0]
 
 
-def source_dir(module: BuiltModule) -> Path:
-    assert module.sources is not None
-    return module.sources.dir
-
-
-def test_a_source_that_changed_since_is_not_shown(own: BuiltModule) -> None:
-    assert text_of(own) == at("first_init", "from init")
-    path = source_dir(own) / "first.c"
-    path.write_text("/* one line more */\n" + path.read_text())
-    assert text_of(own) == replace(at("first_init", "from init"), text="")
-
-
-@pytest.mark.parametrize("kind", ["gone", "folder", "pipe", "link"])
-def test_a_source_that_is_something_else_now(own: BuiltModule, kind: str, tmp_path: Path) -> None:
-    path = source_dir(own) / "first.c"
+def test_a_line_is_told_as_it_was_built(tmp_path: Path, module: BuiltModule) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    path = folder / "first.c"
+    path.write_text(SOURCES["m/first.c"])
+    built = replace(module, sources=load_sources("m", folder))
+    path.write_text("/* one line more */\n" + SOURCES["m/first.c"])
+    assert text_of(built) == at("first_init", "from init")
     path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "link":
-        secret = tmp_path / "secret"
-        secret.write_text("secret\n" * 100)
-        path.symlink_to(secret)
-    assert text_of(own) == replace(at("first_init", "from init"), text="")
+    assert text_of(built) == at("first_init", "from init")
+
+
+def test_a_file_that_was_not_among_the_sources_has_no_text(module: BuiltModule) -> None:
+    assert module.sources is not None
+    bare = replace(module.sources, archive=load_sources("m", Path(__file__).parent).archive)
+    found = text_of(replace(module, sources=bare))
+    assert found == replace(at("first_init", "from init"), text="")
 
 
 def test_a_module_whose_sources_are_not_known(module: BuiltModule) -> None:
@@ -680,18 +665,7 @@ def test_a_path_that_leads_elsewhere_reads_nothing(tmp_path: Path, spelling: str
     path = tmp_path / "m.ko"
     argv = ["gcc", *FLAGS, "-g", "-c", str(tmp_path / "evil.c"), "-o", str(path)]
     subprocess.run(argv, check=True)
-    sources = Sources(folder, "/lab/src/m", digest_archive(pack_tree(folder)))
-    module = BuiltModule("m", path, "", (), sources)
+    module = BuiltModule("m", path, "", (), sources=load_sources("m", folder))
     offset = after_call(path, "f", "out")
     (code,) = resolved(module, CodeAddress("f", offset, 4096, "m"))
     assert [(each.function, each.text) for each in code] == [("f", "")]
-
-
-def test_what_is_sent_is_digested_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "a.c").write_bytes(b"")
-    chance = random.Random(1).randbytes(100_000)
-    (tmp_path / "deep/b.h").write_bytes(chance)
-    digests = digest_archive(pack_tree(tmp_path))
-    assert sorted(digests) == ["a.c", "deep/b.h"]
-    assert digests["a.c"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -135,6 +135,7 @@ def kernel(tmp_path: Path) -> Kernel:
         key="6.1.0-key",
         resolved=ResolvedKernel(release="6.1.0", version="6.1.0", origin="here", parts=()),
         vmlinuz_path=tmp_path / "vmlinuz",
+        config_path=tmp_path / "config",
         layer_path=tmp_path / "layer",
         boot_modules=(tmp_path / "virtio.ko", tmp_path / "virtio_pci.ko"),
         vmlinuz_sha256="",

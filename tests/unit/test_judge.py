@@ -66,6 +66,13 @@ def is_bounded(mismatches: tuple[Mismatch, ...]) -> bool:
         (RunExpect(), ran(None), ["ended by nothing that is known, expected exit status 0"]),
         (RunExpect(status=1), ran(1), []),
         (RunExpect(status=1), ran(0), ["ended by exit status 0, expected exit status 1"]),
+        (RunExpect(status=143), ran(None, "SIGTERM"), []),
+        (RunExpect(status=143), ran(143), []),
+        (
+            RunExpect(status=143),
+            ran(None, "SIGKILL"),
+            ["ended by signal SIGKILL, expected exit status 143"],
+        ),
         (RunExpect(signal="SIGKILL"), ran(None, "SIGKILL"), []),
         (RunExpect(signal="SIGKILL"), ran(0), ["ended by exit status 0, expected signal SIGKILL"]),
         (
@@ -182,6 +189,18 @@ def test_time_is_judged_whatever_else_went_wrong() -> None:
     assert late in messages(judge_read(ReadExpect(within=1.0), b"", "EIO", 9.0))
     assert late in messages(judge_write(WriteExpect(within=1.0), 5, 3, None, 9.0))
     assert late in messages(judge_module(ModuleExpect(within=1.0), None, 9.0))
+
+
+def test_an_error_that_was_not_expected_is_explained() -> None:
+    because = "the kernel is locked down"
+    expected = ModuleExpect(errno="EEXIST")
+    assert messages(judge_module(ModuleExpect(), "EPERM", 0.1, because)) == [
+        "failed with EPERM, expected success: the kernel is locked down"
+    ]
+    assert messages(judge_module(expected, "EPERM", 0.1, because)) == [
+        "failed with EPERM, expected EEXIST: the kernel is locked down"
+    ]
+    assert messages(judge_module(expected, "EEXIST", 0.1, because)) == []
 
 
 # --- output --------------------------------------------------------------------------------

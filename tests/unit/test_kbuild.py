@@ -19,13 +19,13 @@ from orchestrator.adapters import kbuild
 from orchestrator.adapters.kbuild import (
     BuiltModule,
     GuestBuilder,
+    ModuleBuildError,
     _unpack_modules,
     check_release,
-    digest_archive,
-    first_error,
+    load_sources,
     pack_tree,
     read_module,
-    send_tree,
+    send_sources,
 )
 from orchestrator.adapters.ssh import Job
 from orchestrator.foundation.deadline import Deadline
@@ -36,6 +36,7 @@ from orchestrator.foundation.errors import (
     ConnectionLostError,
     MachineError,
 )
+from orchestrator.plan.buildfailure import first_error
 from orchestrator.plan.outcome import CommandResult
 from tests.elf import make_ko
 
@@ -253,8 +254,8 @@ def test_a_sparse_file_does_not_grow(tmp_path: Path) -> None:
     ],
     ids=["nothing", "words", "x", "short", "compressed", "truncated", "ELF"],
 )
-def test_what_is_no_archive_is_the_guests_fault(tmp_path: Path, archive: bytes) -> None:
-    with pytest.raises(MachineError, match="sent no archive of modules"):
+def test_what_is_no_archive_is_no_fault_of_the_module(tmp_path: Path, archive: bytes) -> None:
+    with pytest.raises(MachineError, match="gave no archive of modules"):
         _unpack_modules(archive, tmp_path)
 
 
@@ -320,6 +321,14 @@ def test_what_is_no_module_is_refused(tmp_path: Path, data: bytes, said: str) ->
             read_module(tmp_path / "a.ko")
     else:
         assert read_module(tmp_path / "a.ko").release == ""
+
+
+def test_what_a_module_exports_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.ko"
+    path.write_bytes(make_ko(VERMAGIC, exports=("a_first", "a_second")))
+    assert read_module(path).exports == ("a_first", "a_second")
+    path.write_bytes(make_ko(VERMAGIC))
+    assert read_module(path).exports == ()
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -433,14 +442,15 @@ class FakeShell:
 
 @pytest.fixture
 def build(tree: Path, tmp_path: Path) -> Callable[..., tuple[BuiltModule, ...]]:
-    def build(**answers: Answer) -> tuple[BuiltModule, ...]:
+    def build(*, release: str = RELEASE, **answers: Answer) -> tuple[BuiltModule, ...]:
         well: dict[str, Answer] = {
             "unpack": gave(0),
             "make": gave(0, b"  LD [M]  hello.ko\n"),
             "send": gave(0, archive_of(entry("./hello.ko", KO))),
         }
         shell = FakeShell(**(well | answers))
-        return GuestBuilder(shell, RELEASE, 60).build("hello", tree, tmp_path / "out")
+        sources = load_sources("hello", tree)
+        return GuestBuilder(shell, release, 60).build(sources, tmp_path / "out")
 
     return build
 
@@ -448,12 +458,9 @@ def build(tree: Path, tmp_path: Path) -> Callable[..., tuple[BuiltModule, ...]]:
 Build = Callable[..., tuple[BuiltModule, ...]]
 
 
-def test_a_build_gives_its_modules_and_a_log(build: Build, tree: Path, tmp_path: Path) -> None:
+def test_a_build_gives_its_modules_and_a_log(build: Build, tmp_path: Path) -> None:
     (module,) = build()
     assert (module.name, module.path) == ("hello", tmp_path / "out/hello.ko")
-    assert module.sources is not None
-    assert (module.sources.dir, module.sources.folder) == (tree, "/lab/src/hello")
-    assert module.sources.digests == digest_archive(pack_tree(tree))
     check_release(module, RELEASE)
     log = (tmp_path / "out/build.log").read_text()
     assert log.startswith("$ cd /lab/src/hello && make -C /lib/modules/6.1.0-56-cloud-amd64/build")
@@ -464,7 +471,7 @@ def test_a_build_gives_its_modules_and_a_log(build: Build, tree: Path, tmp_path:
 def test_a_folder_with_an_odd_name_is_quoted(tree: Path, tmp_path: Path) -> None:
     shell = FakeShell(unpack=gave(0), make=gave(0), send=gave(0, bytes(10240)))
     with pytest.raises(BuildError):
-        GuestBuilder(shell, RELEASE, 60).build("a b;c", tree, tmp_path / "out")
+        GuestBuilder(shell, RELEASE, 60).build(load_sources("a b;c", tree), tmp_path / "out")
     assert all("'/lab/src/a b;c'" in command for command, _ in shell.commands)
     assert shell.commands[0][1] == pack_tree(tree)
 
@@ -481,6 +488,43 @@ def test_a_module_that_does_not_compile_is_told_with_the_first_error(
     assert "expected ';'" in (tmp_path / "out/build.log").read_text()
     assert len(error.output.splitlines()) == 40
     assert error.argv[:2] == ("sh", "-c")
+
+
+def test_the_first_error_is_told_with_its_source_and_what_has_changed(
+    build: Build, tree: Path
+) -> None:
+    (tree / "hello.c").write_text("\n\n\tdel_timer(&timer);\n")
+    output = b"/lab/src/hello/hello.c:3:9: error: implicit declaration of function 'del_timer'\n"
+    with pytest.raises(ModuleBuildError) as caught:
+        build(make=gave(2, output), release="6.17.0-42-generic")
+    failure = caught.value.failure
+    assert (failure.place, failure.source) == ("hello.c:3:9", "        del_timer(&timer);")
+    assert "timer_delete()" in caught.value.message
+    assert "since 6.15" in caught.value.message
+    for release in (RELEASE, "my-kernel"):
+        with pytest.raises(ModuleBuildError) as caught:
+            build(make=gave(2, output), release=release)
+        assert caught.value.failure.change is None
+
+
+def test_only_what_is_sent_is_read_for_its_source(tree: Path) -> None:
+    (tree.parent / "secret").write_text("secret")
+    (tree / "outside.c").symlink_to("../secret")
+    (tree / ".git").mkdir()
+    (tree / ".git/config").write_text("secret")
+    lines_of = load_sources("hello", tree).lines_of
+    assert lines_of("hello.c") == ["/* hello.c */", ""]
+    assert lines_of("include/hello.h") == ["/* include/hello.h */", ""]
+    for file in (
+        *("outside.c", ".git/config", "../secret", "include/../../secret", "nothing.c", ""),
+        *(str(tree / "hello.c"), str(tree.parent / "secret"), "/etc/passwd", "\0", "include"),
+    ):
+        assert lines_of(file) is None, file
+
+
+def test_a_source_that_is_no_text_has_lines_too(tree: Path) -> None:
+    (tree / "hello.c").write_bytes(b"\xff\x00\r\n\x0cend")
+    assert load_sources("hello", tree).lines_of("hello.c") == ["\ufffd\x00\r", "\x0cend"]
 
 
 def test_a_build_that_takes_too_long_is_told_with_its_output_so_far(
@@ -524,5 +568,5 @@ def test_a_guest_that_breaks_is_not_a_module_that_does_not_build(
 
 def test_sources_can_be_sent_on_their_own(tree: Path) -> None:
     shell = FakeShell(unpack=gave(0), make=gave(0), send=gave(0))
-    send_tree(shell, tree, "/lab/src/hello", Deadline.after(5, "sending"))
+    send_sources(shell, load_sources("hello", tree), Deadline.after(5, "sending"))
     assert "mkdir -p /lab/src/hello && tar -x" in shell.commands[0][0]

@@ -13,6 +13,7 @@ from orchestrator.plan.kconfig import (
     find_unmet,
     merge_known,
     merge_options,
+    missing_options,
     parse_config,
     parse_kconfig,
     parse_optional,
@@ -150,3 +151,13 @@ def test_the_labs_own_fragments_can_be_read(path: Path) -> None:
 
 def test_there_are_fragments() -> None:
     assert [path.stem for path in CONFIGS] == ["debug", "default", "kcsan"]
+
+
+def test_what_a_kernel_is_built_without_is_told_in_the_order_of_the_question() -> None:
+    text = (
+        "# a comment\nno option at all\nCONFIG_IN=y\nCONFIG_MODULE=m\nCONFIG_OFF=n\n"
+        "# CONFIG_UNSET is not set\nCONFIG_NUMBER=0\nCONFIG_INSIDE_ONE=y\n"
+    )
+    wanted = ("UNSET", "IN", "MODULE", "OFF", "NUMBER", "INSIDE", "ABSENT")
+    assert missing_options(text, wanted) == ("UNSET", "OFF", "INSIDE", "ABSENT")
+    assert missing_options(text, ()) == ()

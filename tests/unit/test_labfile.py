@@ -57,6 +57,7 @@ scenarios:
     modules: [hello, other-one]
     kernels: ">=5.6 <7.0"
     expect_kernel: [warning]
+    leaves: [/proc/hello, "/proc/devices: char * hello"]
     fresh: true
     steps:
       - load: extra
@@ -155,7 +156,9 @@ def mistakes(name: str) -> list[tuple[str, str]]:
     return [(written, said.rstrip("\n")) for written, said in cases]
 
 
-LAB_KEYS = "allowed here: lab, modules, kernels, groups, scenarios, images, guest, timeouts"
+LAB_KEYS = (
+    "allowed here: lab, modules, kernels, groups, scenarios, leaves, images, guest, build, timeouts"
+)
 
 
 # --- what is said of mistakes -----------------------------------------------------------------
@@ -327,6 +330,7 @@ def test_defaults(root: Path) -> None:
     assert lab.file.groups == {}
     assert (lab.file.guest.memory_mib, lab.file.guest.cpus) == (512, 2)
     assert (lab.file.timeouts.boot, lab.file.timeouts.step) == (30.0, 10.0)
+    assert lab.file.build == "auto"
     (scenario,) = lab.scenarios
     assert scenario.name == "hello/one"
     assert (scenario.path, scenario.line) == (root / "scenarios/hello.yaml", 2)
@@ -342,6 +346,7 @@ def test_everything(root: Path) -> None:
     assert named.modules == ("hello", "other-one", "extra")
     assert named.kernels.text == ">=5.6 <7.0"
     assert (scenario.expect_kernel, scenario.fresh) == (("warning",), True)
+    assert scenario.leaves == ("/proc/hello", "/proc/devices: char * hello")
     (load, first, true, pread, read, repeat, digits, text, back, end, log, unload, reboot) = (
         scenario.steps
     )

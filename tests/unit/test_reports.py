@@ -22,13 +22,17 @@ from orchestrator.foundation.errors import (
     EXIT_INTERRUPTED,
     EXIT_PASSED,
 )
+from orchestrator.plan.apichanges import API_CHANGES, ApiChange
 from orchestrator.plan.boundary import Shape
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.frames import CodeAddress, Frame, SourceLocation
 from orchestrator.plan.klog import Finding
+from orchestrator.plan.leftovers import Leftover, describe_leftovers
 from orchestrator.plan.model import FindingClass
 from orchestrator.plan.outcome import (
     CellResult,
     CommandResult,
+    FolderBuild,
     KernelIdentity,
     KernelResult,
     Mismatch,
@@ -88,6 +92,7 @@ def failed_cell(kernel: str = "k1", text: str = "HelloWorld") -> CellResult:
         12800,
         1.5,
         Path("cells/k1/greeting/fail"),
+        (Leftover(f"/proc/{text}", "/proc"),),
     )
 
 
@@ -147,9 +152,19 @@ MANY_CHANGES = matrix(
         for row in map("".join, product("PFE", repeat=4))
     }
 )
+
+
+def not_built(text: str, change: ApiChange | None = None, kernel: str = "k1") -> CellResult:
+    failure = BuildFailure("old", text, "old.c", 12, 9, f"        {text};", 8, change)
+    reason = failure.explain()
+    return CellResult(kernel, "greeting/old", Outcome.FAILED, reason, build=failure)
+
+
+CHANGE = API_CHANGES[-1]
+NOT_BUILT = run(kernel(not_built("from(timer)", CHANGE)))
 HOSTILE_RUN = run(
     replace(
-        kernel(failed_cell(text=HOSTILE), name=HOSTILE, error=HOSTILE),
+        kernel(failed_cell(text=HOSTILE), not_built(HOSTILE), name=HOSTILE, error=HOSTILE),
         hint=HOSTILE,
         evidence=HOSTILE,
     )
@@ -235,7 +250,9 @@ def test_a_line_is_cut_with_a_sign(width: int, shown: str) -> None:
 # --- results.json ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, run()])
+@pytest.mark.parametrize(
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, run()]
+)
 def test_results_fit_their_schema(result: RunResult) -> None:
     schema = load_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -253,6 +270,8 @@ def test_results_hold_what_happened() -> None:
     assert failed["evidence"] == "cells/k1/greeting/fail"
     assert failed["taint_after"] == 12800
     assert failed["findings"][0]["modules"] == ["m", "n"]
+    assert failed["left_behind"] == [{"name": "/proc/HelloWorld", "place": "/proc"}]
+    assert results["kernels"][0]["cells"][0]["left_behind"] == []
     command = failed["steps"][1]["command"]
     assert command["stdout"] == {"bytes": 10, "text": "HelloWorld"}
     assert command["stderr"] == {"bytes": 2, "text": "\\xff\x00"}
@@ -338,6 +357,7 @@ def test_the_schema_knows_every_class_of_finding_and_every_outcome() -> None:
         (("kernels", 0, "cells", 1, "findings", 0, "culprit", "line"), 0),
         (("kernels", 0, "cells", 1, "findings", 0, "frames", 0, "module"), 1),
         (("kernels", 0, "cells", 1, "findings", 0, "frames", 0, "code", 0, "inlined"), "no"),
+        (("kernels", 0, "cells", 1, "left_behind"), ["/proc/m"]),
     ],
 )
 def test_the_schema_refuses_what_is_wrong(path: tuple[str | int, ...], value: object) -> None:
@@ -348,6 +368,32 @@ def test_the_schema_refuses_what_is_wrong(path: tuple[str | int, ...], value: ob
     place[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(results, load_schema())
+
+
+# --- what was left behind --------------------------------------------------------------------
+
+
+def littering(count: int) -> RunResult:
+    """A run that only failed for the names that its module left behind."""
+    left = tuple(Leftover(f"/proc/{HOSTILE}{number}", "/proc") for number in range(count))
+    reason = describe_leftovers(left)
+    return run(kernel(replace(cell(Outcome.FAILED), reason=reason, left_behind=left)))
+
+
+def test_every_report_names_what_was_left_behind() -> None:
+    name = visible(f"/proc/{HOSTILE}0")
+    assert f"\nleft behind: {name}\n" in render_report(littering(1))
+    summary = " ".join(render_summary(littering(1)).split())
+    assert "left behind: /proc/\\x1b[2J" in summary
+    failure = ElementTree.fromstring(render_junit(littering(1))).find(".//failure")
+    assert failure is not None
+    assert (failure.get("message"), failure.get("type")) == (f"left behind: {name}", "left-behind")
+
+
+def test_many_names_are_counted_in_the_report_and_all_in_the_results() -> None:
+    assert "\n… and 50 more names left behind\n" in render_report(littering(100))
+    results = json.loads(render_results(littering(100)))
+    assert len(results["kernels"][0]["cells"][0]["left_behind"]) == 100
 
 
 # --- JUnit -------------------------------------------------------------------------------------
@@ -433,7 +479,9 @@ def test_junit_is_well_formed_whatever_a_guest_says(text: str, data: bytes) -> N
 # --- what people read --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, run()])
+@pytest.mark.parametrize(
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, run()]
+)
 def test_no_control_character_reaches_the_terminal(result: RunResult) -> None:
     for text in (render_summary(result), render_report(result)):
         assert text.endswith("\n")
@@ -449,7 +497,9 @@ LONG = run(
 )
 
 
-@pytest.mark.parametrize("result", [EVERYTHING, CHANGES, MANY_CHANGES, HOSTILE_RUN, LONG, run()])
+@pytest.mark.parametrize(
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, LONG, run()]
+)
 def test_the_summary_fits_a_terminal(result: RunResult) -> None:
     lines = render_summary(result).split("\n")
     assert max(map(len, lines)) <= 80
@@ -561,6 +611,34 @@ def test_the_summary_shows_the_kernels_words_where_they_are_the_reason() -> None
     ) in text
 
 
+def test_a_module_that_does_not_build_is_told_in_every_report() -> None:
+    excerpt = "   12 | from(timer);\n      | ^"
+    likely = "likely: timer_container_of() is called from_timer(), before 6.16 (41cb08555c41)"
+    reason = f"old does not build: old.c:12:9: error: from(timer); {likely}"
+    assert f"{reason}\n{excerpt}\n" in render_report(NOT_BUILT)
+    assert f"{reason}\n{excerpt}" in str(
+        ElementTree.fromstring(render_junit(NOT_BUILT))[0][1][0].text
+    )
+    summary = render_summary(NOT_BUILT)
+    assert "\n".join(f"  {line}" for line in excerpt.splitlines()) in summary
+    assert reason in " ".join(summary.split())
+    told = json.loads(render_results(NOT_BUILT))["kernels"][0]["cells"][0]
+    assert told["reason"] == reason
+    assert told["build"] == {
+        "module": "old",
+        "file": "old.c",
+        "line": 12,
+        "column": 9,
+        "message": "from(timer)",
+        "source": "        from(timer);",
+        "change": {
+            "advice": "timer_container_of() is called from_timer()",
+            "kernels": "before 6.16",
+            "commit": "41cb08555c41",
+        },
+    }
+
+
 def test_a_kernel_that_cannot_be_used_is_told_once() -> None:
     lost = [replace(cell(Outcome.ERROR), reason="it did not boot") for _ in range(9)]
     text = render_summary(run(kernel(*lost, error="it did not boot")))
@@ -611,9 +689,41 @@ def test_the_report() -> None:
         "  |  h+0x1/0x2 [n]\n"
         "      no line: the module has no HelloWorld\n"
         "the kernel complained as expected: warning: HelloWorld\n"
+        "left behind: /proc/HelloWorld\n"
         "taint before: 12288, after: 12800\n"
         "evidence: cells/k1/greeting/fail\n"
     ) in text
+
+
+BUILDS = (
+    FolderBuild("one", "cache", 0.02),
+    FolderBuild("two", "host", 2.25),
+    FolderBuild("three", "guest", 61.0, "three does not build: \x1b[31m"),
+)
+
+
+def test_the_report_says_who_built_the_modules() -> None:
+    built = replace(kernel(cell(Outcome.PASSED)), builds=BUILDS, build_note="why \x1b[31m not")
+    lines = render_report(run(built)).splitlines()
+    at = lines.index("[1] k1, 6.1.0-56-cloud-amd64")
+    assert lines[at + 1 : at + 3] == [
+        "    modules: one cached, two built on the host (2.2 s), "
+        "three built in the guest (61.0 s): it failed",
+        "    why \\x1b[31m not",
+    ]
+    assert "modules:" not in render_report(run(kernel(cell(Outcome.PASSED))))
+
+
+def test_results_say_who_built_the_modules() -> None:
+    built = replace(kernel(cell(Outcome.PASSED)), builds=BUILDS, build_note="why not")
+    raw = json.loads(render_results(run(built)))
+    jsonschema.validate(raw, load_schema())
+    (found,) = raw["kernels"]
+    assert [(each["folder"], each["by"], each["seconds"]) for each in found["builds"]] == [
+        *(("one", "cache", 0.02), ("two", "host", 2.25), ("three", "guest", 61.0)),
+    ]
+    assert found["builds"][2]["error"] == "three does not build: \x1b[31m"
+    assert found["build_note"] == "why not"
 
 
 def test_the_report_is_bounded_where_the_kernel_is_not() -> None:

@@ -57,6 +57,9 @@ class ShelfSource:
     def floats(self, entry: KernelEntry) -> bool:
         return False
 
+    def local_inputs(self, context: SourceContext, entry: KernelEntry) -> str:
+        return ""
+
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         assert isinstance(entry, ShelfEntry)
         path = context.lab_dir / entry.shelf / "release"

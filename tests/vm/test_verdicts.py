@@ -24,13 +24,17 @@ PASSED = (
     "bug-as-expected",
     "panics-as-expected",
     "last-but-healthy",
+    "litters-nothing",
+    "litters-as-it-may",
+    "litters-and-reboots",
+    "brings-a-module-of-the-kernel",
 )
 # Scenario, and what the reason must say.
 FAILED = {
     "wrong-output": "stdout is not what is expected",
     "wrong-status": "exit status 3, expected exit status 0",
     "missing-log-line": '"misbehave: loaded with fault=some" was not logged',
-    "load-fails": "failed with ENODEV, expected success",
+    "load-fails": "failed with ENODEV, expected success: its init function returned -ENODEV",
     "endless-file": "the file has no end",
     "warns": "unexpected warning: WARNING: CPU:",
     "does-not-warn": "expected warning",
@@ -38,8 +42,18 @@ FAILED = {
     "panics": "unexpected panic: Kernel panic - not syncing: as asked",
     "hangs": "load misbehave: it did not end within",
     "powers-off": "powered off or rebooted",
+    "litters-proc": "left behind: /proc/litter",
+    "litters-a-device": "left behind: /dev/litter, /sys/class/misc/litter",
+    "litters-a-cache": "left behind: /sys/kernel/slab/litter_cache",
+    "litters-a-region": "left behind: /proc/devices: char ",
+    "litters-ports": "unexpected oops: BUG: ",
+    "stays-loaded": "left behind: /sys/module/litter (still loaded)",
+    "is-held": "unload litter: failed with EAGAIN, expected success; held by sleep (pid ",
+    "never-ends-its-unload": "unload litter: it did not end within",
 }
-ERRORS = {"no-such-module": "no folder of the lab builds the module 'absent'; built: misbehave"}
+ERRORS = {
+    "no-such-module": "no folder of the lab builds the module 'absent'; built: litter, misbehave"
+}
 SKIPPED = {"not-for-this-kernel": "it is for kernels <6.0, this is 6.1."}
 
 
@@ -123,8 +137,43 @@ def test_a_broken_guest_is_replaced(ran: Ran) -> None:
         *("warns", "warns-as-expected", "oops", "bug-as-expected"),
         *("panics", "panics-as-expected", "hangs", "powers-off"),
     )
+    leaving = (
+        *("litters-proc", "litters-a-device", "litters-a-cache", "litters-a-region"),
+        *("litters-as-it-may", "litters-ports", "stays-loaded", "is-held", "never-ends-its-unload"),
+    )
     boots = ran.results["kernels"][0]["boots"]
-    assert boots == 1 + len(breaking) + len(["reboot"])
+    reboots = ("reboot", "litters-and-reboots")
+    # The last scenario is one of them, and nothing is booted after it.
+    assert boots == len((*breaking, *leaving, *reboots))
+
+
+def test_what_is_left_behind_is_in_the_results(ran: Ran) -> None:
+    assert cell(ran, "litters-a-device")["left_behind"] == [
+        {"name": "/dev/litter", "place": "/dev"},
+        {"name": "/sys/class/misc/litter", "place": "/sys/class/misc"},
+    ]
+    assert cell(ran, "litters-ports")["left_behind"] == [
+        {"name": "/proc/ioports", "place": "/proc/ioports"}
+    ]
+    for name in ("litters-nothing", "litters-as-it-may", "is-held", "last-but-healthy"):
+        assert cell(ran, name)["left_behind"] == []
+
+
+def test_names_left_behind_are_read_without_harm(ran: Ran) -> None:
+    """Whoever looked a file up whose module is gone would make the kernel oops."""
+    for name in ("litters-proc", "litters-a-device", "litters-a-cache", "litters-a-region"):
+        assert cell(ran, name)["findings"] == []
+
+
+def test_who_holds_a_module_is_told(ran: Ran) -> None:
+    steps = cell(ran, "is-held")["steps"]
+    mismatch = next(step for step in steps if step["outcome"] == "failed")["mismatches"][0]
+    assert mismatch["message"].endswith(" through /dev/litter")
+    assert [line[:20] for line in mismatch["diff"]] == ["held by: sleep (pid "]
+    again = steps[-1]["mismatches"][0]
+    assert again["message"] == "failed with EAGAIN, expected success"
+    report = (ran.run_dir / "report.txt").read_text()
+    assert "       held by: sleep (pid " in report
 
 
 def test_a_hang_leaves_the_stacks_of_blocked_tasks(ran: Ran) -> None:
@@ -175,9 +224,28 @@ def test_a_module_that_does_not_compile_fails_what_needs_it(tmp_path: Path) -> N
     ran = run_lab(tmp_path / "results", "--lab", LABS / "broken-build/lab.yaml")
     assert ran.status == 1
     cells = ran.cells()
-    needing = cells["6.1", "scenarios/needs-it"]
-    assert needing["outcome"] == "failed"
-    assert "broken does not build: " in needing["reason"]
-    assert "broken.c:6:" in needing["reason"]
-    assert "broken_nowhere_declared" in needing["reason"]
-    assert cells["6.1", "scenarios/does-not-need-it"]["outcome"] == "passed"
+    for kernel in ("5.4", "6.12"):
+        needing = cells[kernel, "scenarios/needs-it"]
+        assert needing["outcome"] == "failed"
+        assert "broken does not build: broken.c:6:" in needing["reason"]
+        assert "broken_nowhere_declared" in needing["reason"]
+        assert needing["build"]["change"] is None
+        assert cells[kernel, "scenarios/does-not-need-it"]["outcome"] == "passed"
+    check_a_change_of_the_api_is_named(ran)
+
+
+def check_a_change_of_the_api_is_named(ran: Ran) -> None:
+    """The error is in a macro of the kernel's; the line that uses it is the module's."""
+    name = "scenarios/needs-the-api-of-5.4"
+    assert ran.cells()["5.4", name]["outcome"] == "passed"
+    failed = ran.cells()["6.12", name]
+    advice = "class_create() takes no owner: write class_create(name)"
+    assert failed["outcome"] == "failed"
+    assert failed["reason"].startswith("dated does not build: dated.c:11:")
+    assert f"likely: {advice}, since 6.4 (1aaba11da9aa)" in failed["reason"]
+    build = failed["build"]
+    assert (build["module"], build["file"], build["line"]) == ("dated", "dated.c", 11)
+    assert build["source"] == '        dated_class = class_create(THIS_MODULE, "dated");'
+    assert build["change"] == {"advice": advice, "kernels": "since 6.4", "commit": "1aaba11da9aa"}
+    report = (ran.run_dir / "report.txt").read_text()
+    assert '   11 | dated_class = class_create(THIS_MODULE, "dated");\n      | ' in report

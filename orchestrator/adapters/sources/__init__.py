@@ -82,6 +82,13 @@ class KernelSource(Protocol):
         """
         ...
 
+    def local_inputs(self, context: SourceContext, entry: KernelEntry) -> str:
+        """A hash of what of this machine decides, with what ``entry`` says, which kernel it is.
+
+        An answer that is kept is one for these inputs alone. Nothing where there are none.
+        """
+        ...
+
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         """The kernel that ``entry`` stands for now. May ask the network."""
         ...

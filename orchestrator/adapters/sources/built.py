@@ -8,15 +8,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from orchestrator.adapters.kernelbuild import BuildPlan, build_kernel, resolve_build
+from orchestrator.adapters.cache import hash_of
+from orchestrator.adapters.kernelbuild import BuildPlan, build_kernel, load_wish, resolve_build
 from orchestrator.adapters.kernelorg import KernelOrg, ensure_developer_keys
 from orchestrator.adapters.kernelsource import SourceTree, inspect_source
 from orchestrator.adapters.sourcepackage import fetch_source_package, resolve_source_package
 from orchestrator.adapters.sources import Offer, SourceContext
-from orchestrator.foundation.errors import SourceError
+from orchestrator.foundation.errors import LabError, SourceError
 from orchestrator.plan.kernel import Part, ResolvedKernel
 from orchestrator.plan.model import KernelEntry, LabPath, RefusedError
 from orchestrator.plan.paths import guest_dir, shipped_images_dir
+from orchestrator.plan.quirks import QUIRKS
 from orchestrator.plan.recipes import load_shipped_recipe
 from orchestrator.plan.version import KernelVersion
 
@@ -73,6 +75,15 @@ class BuiltSource:
         """A file or folder of this machine is looked at each time."""
         assert isinstance(entry, BuiltEntry)
         return "/" not in entry.source
+
+    def local_inputs(self, context: SourceContext, entry: KernelEntry) -> str:
+        """The fragments of its configuration, and what the lab knows of compilers."""
+        assert isinstance(entry, BuiltEntry)
+        try:
+            wish = load_wish(entry.flavour, _extra(context, entry), shipped_images_dir() / "config")
+        except LabError:
+            return ""  # resolving it says so
+        return hash_of(dict(wish.options), [(q.cc, q.host_cc) for q in QUIRKS])
 
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         """Which source it is, and how it will be built; fetches the source to know."""
@@ -144,8 +155,11 @@ def _inspect(
 
 
 def _plan(context: SourceContext, entry: BuiltEntry, source: SourceTree) -> BuildPlan:
-    extra = tuple(context.locate(text) for text in entry.config)
-    return BuildPlan(source, context.recipe, entry.flavour, extra)
+    return BuildPlan(source, context.recipe, entry.flavour, _extra(context, entry))
+
+
+def _extra(context: SourceContext, entry: BuiltEntry) -> tuple[Path, ...]:
+    return tuple(context.locate(text) for text in entry.config)
 
 
 def _resolved(

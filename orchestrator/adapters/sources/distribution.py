@@ -56,6 +56,10 @@ class DistributionSource:
         """The release's index is asked."""
         return True
 
+    def local_inputs(self, context: SourceContext, entry: KernelEntry) -> str:
+        """None."""
+        return ""
+
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         """The newest that fits and has its headers."""
         assert isinstance(entry, DistributionEntry)

@@ -74,6 +74,10 @@ class PathSource:
         """The files are looked at each time."""
         return False
 
+    def local_inputs(self, context: SourceContext, entry: KernelEntry) -> str:
+        """None."""
+        return ""
+
     def resolve(self, context: SourceContext, entry: KernelEntry) -> ResolvedKernel:
         """What the files are; reads all of them, some seconds for a large build."""
         assert isinstance(entry, PathEntry)

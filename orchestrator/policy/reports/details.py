@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.plan.frames import CodeAddress, Frame
 from orchestrator.plan.klog import Finding
+from orchestrator.plan.leftovers import Leftover, describe_leftover
 from orchestrator.plan.outcome import (
     CellResult,
+    KernelResult,
     Outcome,
     RunResult,
     StepResult,
@@ -23,6 +25,7 @@ MAX_FINDING_LINES = 60
 MAX_FINDINGS = 10
 MAX_CODE_LINES = 120
 """How many lines of code are told of one finding; a trace of the kernel's has far fewer."""
+MAX_LEFT_BEHIND = 50
 _SIGNS = {
     Outcome.PASSED: "ok",
     Outcome.FAILED: "FAIL",
@@ -71,6 +74,7 @@ def _matrix(result: RunResult) -> Iterator[str]:
             yield visible(f"    hint: {kernel.hint}")
         if kernel.evidence:
             yield visible(f"    see:  {kernel.evidence}")
+        yield from _builds(kernel)
     yield ""
     signs = {(cell.scenario, cell.kernel): _SIGNS[cell.outcome] for cell in result.cells}
     names = dict.fromkeys(cell.scenario for cell in result.cells)
@@ -80,6 +84,23 @@ def _matrix(result: RunResult) -> Iterator[str]:
     for name in names:
         row = [signs.get((name, kernel.name), "") for kernel in result.kernels]
         yield (f"{visible(name):{width}}" + "".join(f"{sign:>6}" for sign in row)).rstrip()
+
+
+_BUILT = {"host": "built on the host", "guest": "built in the guest", "cache": "cached"}
+
+
+def _builds(kernel: KernelResult) -> Iterator[str]:
+    """Who built its modules; those that nobody built were in the cache."""
+    told = [
+        f"{build.name} {_BUILT[build.by]}"
+        + (f" ({build.seconds:.1f} s)" if build.by != "cache" else "")
+        + (": it failed" if build.error else "")
+        for build in kernel.builds
+    ]
+    if told:
+        yield cut(f"    modules: {', '.join(told)}")
+    if kernel.build_note:
+        yield cut(f"    {kernel.build_note}")
 
 
 def _told(cell: CellResult) -> Iterator[str]:
@@ -96,22 +117,36 @@ def render_cell(cell: CellResult) -> Iterator[str]:
     """All that is known of one scenario on one kernel, as safe lines."""
     if cell.reason:
         yield visible(cell.reason)
+    if cell.build is not None:
+        yield from cell.build.excerpt()
     for step in cell.steps:
         yield from _step(step)
-    unexpected = [finding for finding in cell.findings if not finding.expected]
-    for finding in unexpected[:MAX_FINDINGS]:
-        yield from _finding(finding)
-    if len(unexpected) > MAX_FINDINGS:
-        yield f"… and {len(unexpected) - MAX_FINDINGS} more complaints of the kernel"
-    for finding in cell.findings:
-        if finding.expected:
-            yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
-            if finding.culprit is not None:
-                yield cut(f"  first in a module: {finding.culprit}")
+    yield from _findings(cell.findings)
+    yield from _left_behind(cell.left_behind)
     if cell.taint_before is not None or cell.taint_after is not None:
         yield f"taint before: {cell.taint_before}, after: {cell.taint_after}"
     if cell.evidence is not None:
         yield visible(f"evidence: {cell.evidence}")
+
+
+def _findings(findings: Sequence[Finding]) -> Iterator[str]:
+    unexpected = [finding for finding in findings if not finding.expected]
+    for finding in unexpected[:MAX_FINDINGS]:
+        yield from _finding(finding)
+    if len(unexpected) > MAX_FINDINGS:
+        yield f"… and {len(unexpected) - MAX_FINDINGS} more complaints of the kernel"
+    for finding in findings:
+        if finding.expected:
+            yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
+            if finding.culprit is not None:
+                yield cut(f"  first in a module: {finding.culprit}")
+
+
+def _left_behind(leftovers: Sequence[Leftover]) -> Iterator[str]:
+    for leftover in leftovers[:MAX_LEFT_BEHIND]:
+        yield cut(f"left behind: {describe_leftover(leftover)}")
+    if len(leftovers) > MAX_LEFT_BEHIND:
+        yield f"… and {len(leftovers) - MAX_LEFT_BEHIND} more names left behind"
 
 
 def _step(step: StepResult) -> Iterator[str]:

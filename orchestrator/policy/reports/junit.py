@@ -108,7 +108,9 @@ def _type_of(cell: CellResult) -> str:
     if finding is not None:
         return f"kernel.{finding.kind}"
     mismatch = next((each for step in cell.steps for each in step.mismatches), None)
-    return visible(mismatch.what) if mismatch is not None else "failure"
+    if mismatch is not None:
+        return visible(mismatch.what)
+    return "left-behind" if cell.left_behind else "failure"
 
 
 def _element(tag: str, attributes: dict[str, str]) -> ElementTree.Element:

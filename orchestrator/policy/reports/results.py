@@ -7,11 +7,13 @@ from importlib import resources
 from typing import Any
 
 from orchestrator.plan.boundary import Boundary, Stretch, Trial, describe, find_boundaries
+from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.frames import Frame, SourceLocation
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.outcome import (
     CellResult,
     CommandResult,
+    FolderBuild,
     KernelResult,
     Mismatch,
     Outcome,
@@ -108,8 +110,19 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "evidence": kernel.evidence,
         "boot_seconds": _seconds(kernel.boot_seconds),
         "build_seconds": _seconds(kernel.build_seconds),
+        "builds": [_build(build) for build in kernel.builds],
+        "build_note": kernel.build_note,
         "boots": kernel.boots,
         "cells": [_cell(cell) for cell in kernel.cells],
+    }
+
+
+def _build(build: FolderBuild) -> dict[str, Any]:
+    return {
+        "folder": build.name,
+        "by": build.by,
+        "seconds": round(build.seconds, 3),
+        "error": build.error,
     }
 
 
@@ -124,6 +137,23 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "evidence": None if cell.evidence is None else cell.evidence.as_posix(),
         "steps": [_step(step) for step in cell.steps],
         "findings": [_finding(finding) for finding in cell.findings],
+        "left_behind": [{"name": each.name, "place": each.place} for each in cell.left_behind],
+        "build": None if cell.build is None else _build_failure(cell.build),
+    }
+
+
+def _build_failure(failure: BuildFailure) -> dict[str, Any]:
+    change = failure.change
+    return {
+        "module": failure.module,
+        "file": failure.file,
+        "line": failure.line,
+        "column": failure.column,
+        "message": failure.message,
+        "source": failure.source,
+        "change": None
+        if change is None
+        else {"advice": change.advice, "kernels": change.bound, "commit": change.commit},
     }
 
 

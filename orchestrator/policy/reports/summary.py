@@ -108,7 +108,9 @@ def _told(cell: CellResult) -> Iterator[str]:
 
 
 def _excerpt(cell: CellResult) -> Iterator[str]:
-    """The kernel's own words, where they are the reason."""
+    """The compiler's line of source, or the kernel's own words, where they are the reason."""
+    if cell.build is not None:
+        yield from (clip(f"  {line}", WIDTH) for line in cell.build.excerpt())
     finding = next((each for each in cell.findings if not each.expected), None)
     if finding is not None:
         culprit = finding.culprit

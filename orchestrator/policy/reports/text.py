@@ -7,7 +7,7 @@ import textwrap
 from orchestrator.plan.visible import clip, visible
 
 WIDTH = 80
-MAX_TEXT = 400
+MAX_TEXT = 600
 MAX_LINE = 200
 
 
