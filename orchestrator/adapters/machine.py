@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from orchestrator.foundation.errors import (
     BootError,
     GuestDiedError,
     GuestPanickedError,
+    HostError,
     LaunchError,
     MachineError,
     ShellError,
 )
 from orchestrator.plan.klog import Marker
-from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, render_qemu_argv
+from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
 
 QEMU = "qemu-system-x86_64"
 NOBODY = 65534
@@ -57,6 +59,21 @@ def time_scale(spec: GuestSpec) -> float:
     return 1.0 if spec.accelerator == "kvm" else TCG_SLOWNESS
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """A guest that stands still, to go on from there any number of times."""
+
+    spec: GuestSpec
+    files: BootFiles
+    nonce: str
+    initrd: bytes = field(repr=False)
+    """What is handed to QEMU has to be the same again."""
+    memory: int
+    """The file with its memory."""
+    state: bytes = field(repr=False)
+    """Its devices' state, as QEMU writes it."""
+
+
 class Machine:
     """A guest that runs. Made by ``start_machine``; used from one thread."""
 
@@ -70,7 +87,11 @@ class Machine:
         qmp: Qmp,
         rescue: RescueShell,
         output_path: Path,
+        origin: Frozen | None = None,
+        state: int | None = None,
     ) -> None:
+        self._origin = origin
+        self._state = state
         self.spec = spec
         self.argv = child.argv
         self._nonce = nonce
@@ -119,6 +140,37 @@ class Machine:
         """
         self.greet()
         self.wait_for_stage("ready", deadline)
+        self._connect(deadline, user_key, host_key)
+
+    def wait_for_thaw(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
+        """Block until a guest that ``start_fork`` made goes on and takes commands over SSH.
+
+        Raises like ``wait_for_boot``, and ``MachineError`` where QEMU cannot restore it.
+        """
+        assert self._state is not None, "it was not made by start_fork"
+        self.greet()
+        try:
+            self._qmp.thaw(self._state, deadline)
+        except MachineError:
+            self.check_alive()
+            raise
+        self._connect(deadline, user_key, host_key)
+
+    def freeze(self, deadline: Deadline) -> Frozen:
+        """Stop the guest for good; what ``start_fork`` takes, once this machine's context ended.
+
+        It has to have a memory of its own (``start_machine``'s ``memory``), and no connection
+        survives. Raises ``MachineError`` where QEMU cannot do it.
+        """
+        assert self._origin is not None, "it was started with a memory of its own"
+        self.close()
+        with _memory_file("state") as state:
+            self._qmp.freeze(state, deadline)
+            os.lseek(state, 0, os.SEEK_SET)
+            with os.fdopen(os.dup(state), "rb") as file:
+                return replace(self._origin, state=file.read())
+
+    def _connect(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         asking = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
         try:
             self.port = self._qmp.forwarded_port(asking)
@@ -257,47 +309,116 @@ def start_machine(
     user_key: KeyPair,
     host_key: KeyPair,
     probe: bool = False,
+    memory: int | None = None,
 ) -> Iterator[Machine]:
     """Start a guest; it is gone when the context ends, whatever ended it.
 
     ``folder`` gets ``console.log`` (all the kernel said), ``rescue.log``, ``qemu.log`` and
-    ``argv``. Raises ``LaunchError`` or ``HostError`` if QEMU cannot be started.
+    ``argv``. With ``memory``, as ``open_memory`` gives it, the guest can be frozen. Raises
+    ``LaunchError`` or ``HostError`` if QEMU cannot be started.
     """
     nonce = secrets.token_hex(8)
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        fds, ends = _open_all(stack, files, _initrd(files, nonce, user_key, host_key, probe))
-        argv = (*_wall(spec), *render_qemu_argv(process.find_tool(QEMU), spec, fds))
-        (folder / "argv").write_text("".join(f"{part}\n" for part in argv))
-        output = stack.enter_context((folder / "qemu.log").open("wb"))
-        console = stack.enter_context(Console(ends["console"], folder / "console.log"))
-        child = stack.enter_context(
-            process.start(argv, output=output, pass_fds=_numbers(fds), cwd=Path("/"))
-        )
-        for end in ("qmp-qemu", "console-qemu", "rescue-qemu"):
-            ends[end].close()  # else our copy would keep the line open after QEMU's death
-        rescue = RescueShell(ends["rescue"], folder / "rescue.log")
-        stack.callback(rescue.close)
-        qmp = Qmp(ends["qmp"])
-        stack.callback(qmp.close)
-        machine = Machine(
-            spec=spec,
-            nonce=nonce,
-            child=child,
-            console=console,
-            qmp=qmp,
-            rescue=rescue,
-            output_path=folder / "qemu.log",
-        )
-        stack.callback(machine.close)
-        yield machine
-
-
-def _initrd(
-    files: BootFiles, nonce: str, user_key: KeyPair, host_key: KeyPair, probe: bool
-) -> bytes:
     secret = render_secrets(nonce, user_key.public_line, host_key.to_dropbear(), probe=probe)
-    return files.initramfs_path.read_bytes() + secret
+    initrd = files.initramfs_path.read_bytes() + secret
+    origin = None if memory is None else Frozen(spec, files, nonce, initrd, memory, b"")
+    with contextlib.ExitStack() as stack:
+        fds, ends = _open_all(stack, files, initrd)
+        if memory is not None:
+            os.ftruncate(memory, 0)  # whatever an earlier guest left there
+            os.ftruncate(memory, spec.memory_mib << 20)
+            fds = replace(fds, memory=Memory(memory))
+        yield _launch(stack, spec, nonce, folder, fds, ends, origin=origin)
+
+
+@contextlib.contextmanager
+def start_fork(frozen: Frozen, folder: Path) -> Iterator[Machine]:
+    """Start a guest that will go on where another was frozen; gone when the context ends.
+
+    ``Machine.wait_for_thaw`` makes it go on. It shares the memory with all others until it
+    writes there, and nothing that it does reaches them. Raises like ``start_machine``.
+    """
+    with contextlib.ExitStack() as stack:
+        fds, ends = _open_all(stack, frozen.files, frozen.initrd)
+        state = stack.enter_context(_memory_file("state", frozen.state))
+        fds = replace(fds, memory=Memory(frozen.memory, state))
+        yield _launch(stack, frozen.spec, frozen.nonce, folder, fds, ends, state=state)
+
+
+@contextlib.contextmanager
+def open_memory() -> Iterator[int]:
+    """A file for a guest's memory, in memory itself; pages that nobody wrote take no room."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    fd = os.memfd_create("guest-memory", flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def seal_memory(fd: int) -> None:
+    """Nobody can change the file any more, QEMU's guests included; they map it privately.
+
+    Raises ``HostError`` while a machine still writes to it.
+    """
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError as error:
+        raise HostError(f"a guest's memory cannot be sealed: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _memory_file(name: str, data: bytes = b"") -> Iterator[int]:
+    """A file in memory, to be read from its beginning."""
+    fd = os.memfd_create(name)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _launch(
+    stack: contextlib.ExitStack,
+    spec: GuestSpec,
+    nonce: str,
+    folder: Path,
+    fds: GuestFds,
+    ends: dict[str, socket.socket],
+    *,
+    origin: Frozen | None = None,
+    state: int | None = None,
+) -> Machine:
+    """QEMU, started within our walls, with somebody at each of its lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = (*_wall(spec), *render_qemu_argv(process.find_tool(QEMU), spec, fds))
+    (folder / "argv").write_text("".join(f"{part}\n" for part in argv))
+    output = stack.enter_context((folder / "qemu.log").open("wb"))
+    console = stack.enter_context(Console(ends["console"], folder / "console.log"))
+    child = stack.enter_context(
+        process.start(argv, output=output, pass_fds=fds.numbers, cwd=Path("/"))
+    )
+    for end in ("qmp-qemu", "console-qemu", "rescue-qemu"):
+        ends[end].close()  # else our copy would keep the line open after QEMU's death
+    rescue = RescueShell(ends["rescue"], folder / "rescue.log")
+    stack.callback(rescue.close)
+    qmp = Qmp(ends["qmp"])
+    stack.callback(qmp.close)
+    machine = Machine(
+        spec=spec,
+        nonce=nonce,
+        child=child,
+        console=console,
+        qmp=qmp,
+        rescue=rescue,
+        output_path=folder / "qemu.log",
+        origin=origin,
+        state=state,
+    )
+    stack.callback(machine.close)
+    return machine
 
 
 def _open_all(
@@ -316,10 +437,6 @@ def _open_all(
         ends[name], ends[f"{name}-qemu"] = ours, theirs
         stack.callback(ours.close)
         stack.callback(theirs.close)
-    initrd_fd = os.memfd_create("initrd")
-    stack.callback(os.close, initrd_fd)
-    with os.fdopen(os.dup(initrd_fd), "wb") as memory:
-        memory.write(initrd)
     disks = [
         Disk(name, open_file(path))
         for name, path in (("image", files.image_path), ("kernel", files.layer_path))
@@ -327,18 +444,13 @@ def _open_all(
     ]
     fds = GuestFds(
         kernel=open_file(files.kernel_path),
-        initrd=initrd_fd,
+        initrd=stack.enter_context(_memory_file("initrd", initrd)),
         qmp=ends["qmp-qemu"].fileno(),
         console=ends["console-qemu"].fileno(),
         rescue=ends["rescue-qemu"].fileno(),
         disks=tuple(disks),
     )
     return fds, ends
-
-
-def _numbers(fds: GuestFds) -> tuple[int, ...]:
-    disks = (disk.fd for disk in fds.disks)
-    return (fds.kernel, fds.initrd, fds.qmp, fds.console, fds.rescue, *disks)
 
 
 def _wall(spec: GuestSpec) -> tuple[str, ...]:

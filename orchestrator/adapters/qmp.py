@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import MachineError
 
 MAX_MESSAGE = 1 << 20
+# QEMU tells of the end of a migration by events too, which may be lost; asking is cheap.
+POLL_SECONDS = 0.005
 
 
 class Qmp:
@@ -43,11 +47,24 @@ class Qmp:
 
     def execute(self, command: str, deadline: Deadline, **arguments: Any) -> Any:
         """Run a command; what it returns. ``MachineError`` if QEMU refuses or goes away."""
+        return self._execute(command, deadline, arguments)
+
+    def _execute(
+        self,
+        command: str,
+        deadline: Deadline,
+        arguments: Mapping[str, Any],
+        files: Sequence[int] = (),
+    ) -> Any:
         self._asked += 1
         message = {"execute": command, "arguments": arguments, "id": self._asked}
         try:
             self._socket.settimeout(deadline.left or 0.001)
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            data = json.dumps(message).encode() + b"\n"
+            if files:
+                socket.send_fds(self._socket, [data], files)
+            else:
+                self._socket.sendall(data)
         except OSError as error:
             raise MachineError(f"QEMU is gone ({command}: {error})") from error
         while True:
@@ -69,6 +86,42 @@ class Qmp:
         if not found:
             raise MachineError(f"QEMU names no forwarded port: {str(text)!r:.300}")
         return int(found[1])
+
+    def freeze(self, state: int, deadline: Deadline) -> None:
+        """Stop the guest for good and write its devices' state to the file ``state``.
+
+        Its memory is not written anywhere: it is a file already. Raises ``MachineError``.
+        """
+        self.execute("stop", deadline)
+        self._leave_memory_where_it_is(deadline)
+        self._hand_over("state", state, deadline)
+        self.execute("migrate", deadline, uri="fd:state")
+        while True:
+            status = self.execute("query-migrate", deadline)
+            if status.get("status") == "completed":
+                return
+            if status.get("status") in ("failed", "cancelled"):
+                why = status.get("error-desc", "it does not say why")
+                raise MachineError(f"QEMU cannot freeze the guest: {why}")
+            time.sleep(POLL_SECONDS)
+
+    def thaw(self, state: int, deadline: Deadline) -> None:
+        """Go on from where a guest was frozen. Raises ``MachineError``."""
+        self._leave_memory_where_it_is(deadline)
+        self.execute("migrate-incoming", deadline, uri=f"fd:{state}")
+        # A restore that fails ends QEMU, and that is noticed here.
+        while self.execute("query-status", deadline)["status"] == "inmigrate":
+            time.sleep(POLL_SECONDS)
+        self.execute("cont", deadline)
+
+    def _leave_memory_where_it_is(self, deadline: Deadline) -> None:
+        """QEMU 4.0 and later: memory that is in a shared file is no part of what is migrated."""
+        wanted = [{"capability": "x-ignore-shared", "state": True}]
+        self.execute("migrate-set-capabilities", deadline, capabilities=wanted)
+
+    def _hand_over(self, name: str, fd: int, deadline: Deadline) -> None:
+        """Give QEMU an open file, under a name that ``fd:`` takes."""
+        self._execute("getfd", deadline, {"fdname": name}, (fd,))
 
     def send_break(self, deadline: Deadline) -> None:
         """A serial break on the kernel's console: the next character is a SysRq command."""

@@ -22,6 +22,7 @@ from orchestrator.plan.version import KernelVersion, VersionRange
 from orchestrator.plan.visible import visible
 from orchestrator.plan.yamlsource import shown_path
 from orchestrator.policy.bisect import Answer, Candidate, Next, Tried, bisect, judge_bisection
+from orchestrator.policy.capacity import Slots
 from orchestrator.policy.reports.bisection import (
     bisection_values,
     render_bisection,
@@ -145,7 +146,7 @@ class _Tester:
         offer, recipe = self._offers[candidate]
         plan = KernelPlan(offer.release, offer.entry, recipe, None, (Cell(self._scenario),))
         progress = LineProgress(Plan(self._lab, (plan,), 1), sys.stderr)
-        result = Worker(self._lab, plan, self._cache, self._run_dir, progress).run()
+        result = Worker(self._lab, plan, self._cache, self._run_dir, progress, Slots(1)).run()
         if process.stopping():
             raise RunInterruptedError
         cell = result.cells[0]

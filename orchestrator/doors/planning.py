@@ -40,7 +40,7 @@ def make_plan(
         scenarios=select_scenarios(lab, scenarios),
         recipes={lab.file.kernels[name].image: contexts[name].recipe for name in names},
         known=known,
-        jobs=jobs or default_jobs(lab.file.guest, len(names)),
+        jobs=jobs or default_jobs(lab.file.guest),
         lock=lock,
     )
 

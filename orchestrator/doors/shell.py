@@ -59,7 +59,7 @@ def enter(lab: Lab, plan: KernelPlan, cache: Cache) -> int:
         workshop = open_workshop(lab, ready, guest_plan, cache, _say)
         built = workshop.build_without_guest()
         _say(Doing(plan.name, "booting"))
-        with Guest(guest_plan, built.modules if built else {}, 0) as guest:
+        with Guest(guest_plan, built.modules if built else {}) as guest:
             if built is not None:
                 workshop.send_sources(guest)
             else:

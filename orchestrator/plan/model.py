@@ -206,6 +206,7 @@ Timestamp = Annotated[str, Field(pattern=_TIMESTAMP), _WRITTEN]
 Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
 KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+Settle = Annotated[float, Field(ge=0, le=600)]
 ErrnoName = Annotated[str, Field(pattern=_ERRNO), AfterValidator(_known_errno), _WRITTEN]
 SignalName = Annotated[str, Field(pattern=_SIGNAL), AfterValidator(_known_signal), _WRITTEN]
 Hex = Annotated[
@@ -667,7 +668,12 @@ class Scenario(Value):
     leaves: tuple[GuestPath, ...] = Field(
         default=(), description="names that it may leave behind, `*` and `?` allowed"
     )
-    fresh: bool = Field(default=False, description="boot a guest for this scenario alone")
+    fresh: bool = Field(
+        default=False, description="play it in a guest that nothing was played in before"
+    )
+    settle: Settle | None = Field(
+        default=None, description="as in `lab.yaml`, for this scenario alone"
+    )
     steps: tuple[AnyStep, ...] = Field(
         min_length=1, max_length=MAX_STEPS, description="what is done, in this order"
     )
@@ -713,6 +719,10 @@ class GuestSettings(Value):
     arguments: tuple[KernelArgument, ...] = Field(
         default=(), description="further kernel arguments"
     )
+    forks: bool = Field(
+        default=True,
+        description="boot once for each kernel, and play each scenario in a fork of that guest",
+    )
 
 
 class Timeouts(Value):
@@ -757,6 +767,10 @@ class LabFile(Value):
         "compiler), or `auto`: on the host where guests are emulated",
     )
     timeouts: Timeouts = Timeouts()
+    settle: Settle = Field(
+        default=2.0,
+        description="seconds for which a fork is watched after its scenario's end",
+    )
 
 
 @functools.cache

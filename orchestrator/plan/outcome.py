@@ -143,6 +143,10 @@ class KernelResult:
     boot_seconds: float | None = None
     build_seconds: float | None = None
     boots: int = 0
+    forks: int = 0
+    """How many scenarios had a fork of a booted guest to themselves."""
+    fork_note: str = ""
+    """Why scenarios shared guests, where the lab would have had it otherwise."""
     cells: tuple[CellResult, ...] = ()
     builds: tuple[FolderBuild, ...] = ()
     """Every folder of the lab, where scenarios need modules."""

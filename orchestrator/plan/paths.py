@@ -47,3 +47,7 @@ class RunDir:
     def cell(self, kernel: str, scenario: str) -> Path:
         """Evidence of one cell: transcript and its part of the kernel log."""
         return self.root / kernel / "scenarios" / scenario.replace("/", ".")
+
+    def fork(self, kernel: str, scenario: str) -> Path:
+        """Evidence of the guest that a cell had to itself; like ``boot``."""
+        return self.cell(kernel, scenario) / "guest"

@@ -38,6 +38,18 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A file that is the guest's memory."""
+
+    fd: int
+    state: int | None = None
+    """Where the devices' state is that the guest goes on from; None for one that boots.
+
+    Whoever goes on has the memory to itself: what it writes is not written to the file.
+    """
+
+
+@dataclass(frozen=True)
 class GuestFds:
     """Descriptors that QEMU inherits, by number."""
 
@@ -47,6 +59,18 @@ class GuestFds:
     console: int
     rescue: int
     disks: tuple[Disk, ...] = ()
+    memory: Memory | None = None
+    """None for memory that is QEMU's alone."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All of them."""
+        found = [self.kernel, self.initrd, self.qmp, self.console, self.rescue]
+        found += [disk.fd for disk in self.disks]
+        if self.memory is not None:
+            found.append(self.memory.fd)
+            found += [] if self.memory.state is None else [self.memory.state]
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -72,7 +96,7 @@ def render_qemu_argv(binary: str, spec: GuestSpec, fds: GuestFds) -> tuple[str, 
     """
     return (
         binary,
-        *_machine(spec),
+        *_machine(spec, fds.memory),
         *("-kernel", _path(fds.kernel), "-initrd", _path(fds.initrd)),
         *("-append", kernel_command_line(spec)),
         *_sockets(fds),
@@ -86,7 +110,8 @@ def _path(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
-def _machine(spec: GuestSpec) -> tuple[str, ...]:
+def _machine(spec: GuestSpec, memory: Memory | None) -> tuple[str, ...]:
+    machine = "pc,graphics=off,vmport=off" + (",memory-backend=ram" if memory else "")
     accel = "kvm" if spec.accelerator == "kvm" else "tcg,thread=multi,tb-size=256"
     cpu = "host" if spec.accelerator == "kvm" else "max"
     return (
@@ -94,8 +119,21 @@ def _machine(spec: GuestSpec) -> tuple[str, ...]:
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         # -no-reboot: a guest that reboots ends QEMU, so that a lost kernel is never
         # mistaken for one that came back.
-        *("-no-reboot", "-machine", "pc,graphics=off,vmport=off", "-accel", accel, "-cpu", cpu),
+        *("-no-reboot", "-machine", machine, "-accel", accel, "-cpu", cpu),
         *("-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus)),
+        *(_memory(spec, memory) if memory else ()),
+    )
+
+
+def _memory(spec: GuestSpec, memory: Memory) -> tuple[str, ...]:
+    # share: a guest that boots writes its memory to the file, so that it is there when the guest
+    # is frozen; the guests that go on from there map it copy-on-write.
+    share = "on" if memory.state is None else "off"
+    return (
+        "-object",
+        f"memory-backend-file,id=ram,size={spec.memory_mib}M,mem-path={_path(memory.fd)},"
+        f"share={share}",
+        *(() if memory.state is None else ("-incoming", "defer")),
     )
 
 

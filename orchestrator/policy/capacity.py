@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.foundation import process
 from orchestrator.plan.model import GuestSettings
 
 QEMU_OVERHEAD_MIB = 256
 RESERVED_MIB = 512
+# A guest that is only watched does next to nothing, and shares most of its memory.
+GUESTS_PER_SLOT = 5
+POLL_SECONDS = 0.2
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def default_jobs(guest: GuestSettings, kernels: int) -> int:
+def default_jobs(guest: GuestSettings) -> int:
     """One guest per processor that is ours, as far as the memory goes, at least one."""
     processors = len(os.sched_getaffinity(0))
     room = (available_mib() - RESERVED_MIB) // (guest.memory_mib + QEMU_OVERHEAD_MIB)
-    return max(1, min(processors, room, kernels))
+    return max(1, min(processors, room))
+
+
+class Slots:
+    """How much may be done at a time, over all kernels of a run."""
+
+    def __init__(self, count: int) -> None:
+        """``count`` guests at work, and a few times as many that are only watched."""
+        self.count = count
+        self._work = threading.Semaphore(count)
+        self._guests = threading.Semaphore(count * GUESTS_PER_SLOT)
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Work, when it is this thread's turn. Raises ``RunInterruptedError`` instead."""
+        _acquire(self._work)
+        try:
+            yield
+        finally:
+            self._work.release()
+
+    def enter(self) -> None:
+        """Have one more guest, when there is room. Raises ``RunInterruptedError`` instead."""
+        _acquire(self._guests)
+
+    def leave(self) -> None:
+        """Have one guest less."""
+        self._guests.release()
+
+
+def _acquire(semaphore: threading.Semaphore) -> None:
+    while not semaphore.acquire(timeout=POLL_SECONDS):
+        process.check_stopping()
+    try:
+        process.check_stopping()
+    except BaseException:
+        semaphore.release()
+        raise
 
 
 def available_mib() -> int:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shlex
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 
 from orchestrator.adapters.kbuild import BuiltModule
-from orchestrator.adapters.machine import BootFiles, Machine, start_machine, time_scale
+from orchestrator.adapters.machine import (
+    BootFiles,
+    Frozen,
+    Machine,
+    seal_memory,
+    start_fork,
+    start_machine,
+    time_scale,
+)
 from orchestrator.adapters.ssh import Job, KeyPair, check, generate_key_pair
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import BootError, MachineError
@@ -22,6 +35,16 @@ from orchestrator.plan.qemu import GuestSpec
 from orchestrator.plan.yamlsource import shown_path
 
 MARKER_SECONDS = 15.0
+FREEZE_SECONDS = 20.0
+THAW_SECONDS = 20.0
+SEED_BYTES = 64
+# Where a frozen guest has the word by which it is known again.
+WORD_PATH = "/run/lab/frozen"
+# Until the server's process for the connection that was closed is gone.
+UNTIL_ALONE = (
+    "until set -- $(/lab/bin/busybox pidof dropbear) && [ $# -le 1 ]; "
+    "do /lab/bin/busybox sleep 0.02; done"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,31 @@ class GuestPlan:
         return time_scale(self.spec)
 
 
+@dataclass(frozen=True)
+class FrozenGuest:
+    """A guest that stands still, with all in place for a scenario."""
+
+    machine: Frozen
+    user_key: KeyPair
+    host_key: KeyPair
+    word: str
+    """Only its memory holds it: what goes on with this word in it did not boot anew."""
+
+
+class BootCounter:
+    """Counts the boots of one kernel, for guests on several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def next(self) -> int:
+        """The number of a new boot, from 1."""
+        with self._lock:
+            self.count += 1
+            return self.count
+
+
 class LogLostError(MachineError):
     """A marker did not reach the host: what the kernel said since is not known."""
 
@@ -56,10 +104,13 @@ class Place:
 class Guest:
     """One guest after another for the same kernel; boots are counted, logs are kept."""
 
-    def __init__(self, plan: GuestPlan, modules: Mapping[str, BuiltModule], first: int) -> None:
+    def __init__(
+        self, plan: GuestPlan, modules: Mapping[str, BuiltModule], boots: BootCounter | None = None
+    ) -> None:
         self.plan = plan
         self.modules = modules
-        self.boots = first
+        self._boots = boots or BootCounter()
+        self._folder = Path()
         self._stack = contextlib.ExitStack()
         self._machines: list[Machine] = []
         self._keys: tuple[KeyPair, KeyPair] | None = None
@@ -81,22 +132,71 @@ class Guest:
         """The machine that runs now."""
         return self._machines[-1]
 
-    def boot(self) -> None:
-        """Start a machine and make it ready for scenarios. Raises ``MachineError`` or worse."""
-        self.boots += 1
-        self._keys = user_key, host_key = generate_key_pair(), generate_key_pair()
-        folder = self.plan.run_dir.boot(self.plan.kernel, self.boots)
-        machine = self._stack.enter_context(
-            start_machine(
-                self.plan.spec, self.plan.files, folder, user_key=user_key, host_key=host_key
-            )
+    def boot(self, memory: int | None = None) -> None:
+        """Start a machine and make it ready for scenarios. Raises ``MachineError`` or worse.
+
+        With ``memory``, see ``start_machine``, it can be frozen.
+        """
+        user_key, host_key = generate_key_pair(), generate_key_pair()
+        machine = self._start(
+            self.plan.run_dir.boot(self.plan.kernel, self._boots.next()),
+            lambda folder: start_machine(
+                *(self.plan.spec, self.plan.files, folder),
+                user_key=user_key,
+                host_key=host_key,
+                memory=memory,
+            ),
+            (user_key, host_key),
         )
-        self._machines.append(machine)
         seconds = self.plan.timeouts.boot * self.plan.scale
         machine.wait_for_boot(Deadline.after(seconds, "the boot"), user_key, host_key)
         self._check_release()
         if self.modules:
             self.push_modules(self.modules)
+
+    def _start(
+        self,
+        folder: Path,
+        start: Callable[[Path], AbstractContextManager[Machine]],
+        keys: tuple[KeyPair, KeyPair],
+    ) -> Machine:
+        self._keys, self._folder = keys, folder
+        machine = self._stack.enter_context(start(folder))
+        self._machines.append(machine)
+        return machine
+
+    def freeze(self) -> FrozenGuest:
+        """End this guest; others go on from here (``resume``). Raises ``MachineError``."""
+        assert self._keys is not None, "the guest has not booted"
+        machine, word = self.machine, secrets.token_hex(16)
+        deadline = Deadline.after(FREEZE_SECONDS * self.plan.scale, "freezing the guest")
+        command = f"mkdir -p /run/lab && echo {word} >{WORD_PATH}"
+        check(machine.shell.run(command, deadline), "marking the guest", MachineError)
+        machine.shell.close()
+        machine.rescue(UNTIL_ALONE, deadline)
+        frozen = FrozenGuest(machine.freeze(deadline), *self._keys, word)
+        self.close()
+        seal_memory(frozen.machine.memory)
+        return frozen
+
+    def resume(self, frozen: FrozenGuest, folder: Path) -> None:
+        """Go on from a frozen guest, with a clock and random numbers of its own.
+
+        Raises ``MachineError`` or worse where that cannot be, or another guest answers.
+        """
+        keys = frozen.user_key, frozen.host_key
+        machine = self._start(folder, lambda folder: start_fork(frozen.machine, folder), keys)
+        deadline = Deadline.after(THAW_SECONDS * self.plan.scale, "going on from a frozen guest")
+        machine.wait_for_thaw(deadline, *keys)
+        now = round(time.time())
+        command = (
+            f"sysio --wake {now} && read -r word <{WORD_PATH} && "
+            "read -r release </proc/sys/kernel/osrelease && echo $word $release"
+        )
+        result = machine.shell.run(command, deadline, stdin=os.urandom(SEED_BYTES))
+        said = check(result, "going on from a frozen guest", MachineError).stdout
+        if said.decode(errors="replace").split() != [frozen.word, self.plan.release]:
+            raise MachineError("the guest that goes on is not the one that was frozen")
 
     def close(self) -> None:
         """End the guest; its logs stay readable."""
@@ -127,7 +227,7 @@ class Guest:
         """A command that opens a shell in this guest; leaves its keys in the boot's folder."""
         assert self._keys is not None, "the guest has not booted"
         user_key, host_key = self._keys
-        folder = shown_path(self.plan.run_dir.boot(self.plan.kernel, self.boots))
+        folder = shown_path(self._folder)
         key_path, hosts_path = folder / "id", folder / "known_hosts"
         if not key_path.exists():
             user_key.write(key_path)

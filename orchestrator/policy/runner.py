@@ -19,6 +19,7 @@ from orchestrator.foundation import process
 from orchestrator.plan.outcome import CellResult, KernelResult, RunResult
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan
+from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import write_reports
 from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker
@@ -103,6 +104,7 @@ class Run:
         self._listener = listener
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._keep = keep
+        self._slots = Slots(plan.jobs)
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._kernels: dict[str, KernelResult] = {}
@@ -115,7 +117,8 @@ class Run:
         """
         qemu = qemu_version()
         workers = [self._worker(number) for number in range(len(self._plan.kernels))]
-        with ThreadPoolExecutor(self._plan.jobs, thread_name_prefix="kernel") as pool:
+        # All kernels at once: what they do at a time is bounded by their slots.
+        with ThreadPoolExecutor(len(workers), thread_name_prefix="kernel") as pool:
             futures = [pool.submit(worker.run) for worker in workers]
             try:
                 self._watch(futures, stop, workers, qemu)
@@ -142,6 +145,7 @@ class Run:
             self._cache,
             self._run_dir,
             self._post,
+            self._slots,
             keep=self._keep,
         )
 

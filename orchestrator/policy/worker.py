@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator.adapters.accelerator import Verdict, ensure_verdict
@@ -13,7 +14,7 @@ from orchestrator.adapters.images import Image, ensure_image
 from orchestrator.adapters.initramfs import ensure_initramfs
 from orchestrator.adapters.kbuild import ModuleBuildError
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
-from orchestrator.adapters.machine import BootFiles
+from orchestrator.adapters.machine import BootFiles, open_memory
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
@@ -27,11 +28,13 @@ from orchestrator.plan.paths import RunDir, guest_dir
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.qemu import GuestSpec
 from orchestrator.policy.building import BuildOrder, Built, Workshop
+from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
-from orchestrator.policy.guest import Guest, GuestPlan, Place
+from orchestrator.policy.forks import ForkOrder, Forks
+from orchestrator.policy.guest import BootCounter, Guest, GuestPlan, Place
 from orchestrator.policy.play import Play
 
-# How often a guest may fail to boot, for one kernel of one run, before it is given up.
+# How many guests may fail, for one kernel of one run, before it is given up.
 MAX_FAILED_BOOTS = 2
 RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 # The reason of a cell that a signal kept from being judged.
@@ -157,11 +160,14 @@ class Worker:
         cache: Cache,
         run_dir: RunDir,
         listener: Listener,
+        slots: Slots,
         *,
         keep: threading.Event | None = None,
     ) -> None:
         """``keep`` holds the last guest after the last scenario, until it is set."""
         self._keep = keep
+        self._slots = slots
+        self._lock = threading.Lock()
         self._lab = lab
         self._plan = plan
         self._cache = cache
@@ -171,7 +177,11 @@ class Worker:
         self._built: Built | None = None
         self._symbols = Symbols()
         self._build_note = ""
-        self._boots = 0
+        self._boots = BootCounter()
+        self._failures = 0
+        """How many guests were of no use, for no fault of a scenario."""
+        self._forks = 0
+        self._fork_note = ""
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
         self._results: list[CellResult] = []
@@ -211,8 +221,10 @@ class Worker:
             build_seconds=self._build_seconds,
             builds=tuple(self._built.folders) if self._built else (),
             build_note=self._build_note,
-            boots=self._boots,
-            cells=tuple(self._results),
+            boots=self._boots.count,
+            forks=self._forks,
+            fork_note=self._fork_note,
+            cells=self._in_order(),
         )
         self._listener(KernelDone(result))
         return result
@@ -228,7 +240,8 @@ class Worker:
             return
         self._identity = self._identify()
         log_dir = self._run_dir.kernel(self._plan.name)
-        ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
+        with self._slots.taken():
+            ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
         self.verdict = ready.verdict
         self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
         todo = self._skip_what_lacks_an_option(ready.kernel, todo)
@@ -264,7 +277,7 @@ class Worker:
     # --- guests ----------------------------------------------------------------------------
 
     def _play(self, ready: Ready, todo: list[Cell]) -> None:
-        """One guest after another, until every cell is judged."""
+        """Play every cell: in forks of one guest, or, where that cannot be, in turn."""
         plan = GuestPlan(
             kernel=self._plan.name,
             release=ready.kernel.release,
@@ -275,26 +288,87 @@ class Worker:
         )
         workshop = open_workshop(self._lab, ready, plan, self._cache, self._listener)
         if self._plan.modules_wanted:
-            self._build(workshop)
-        failures = 0
-        while todo:
+            with self._slots.taken():
+                self._build(workshop)
+        if self._lab.file.guest.forks:
+            todo = self._play_in_forks(plan, workshop, todo)
+        if todo:
+            with self._slots.taken():
+                self._play_in_turn(plan, workshop, todo)
+
+    def _play_in_forks(self, plan: GuestPlan, workshop: Workshop, todo: list[Cell]) -> list[Cell]:
+        """Play each cell in a fork of one guest; those that could not be, and a note of why."""
+        with open_memory() as memory:
+            with self._slots.taken():
+                guest = self._booted(plan, memory)
+                try:
+                    if self._plan.modules_wanted and self._built is None:
+                        self._build(workshop, guest)
+                    frozen = guest.freeze()
+                except LabError as error:
+                    if isinstance(error, RunInterruptedError):
+                        raise
+                    process.check_stopping()
+                    self._share_guests(error)
+                    return todo
+                finally:
+                    guest.close()
+            todo = [cell for cell in todo if not self._is_refused(cell)]
+            order = ForkOrder(
+                plan,
+                frozen,
+                self._built.modules if self._built else {},
+                self._boots,
+                self._symbols,
+                self._lab.file.leaves,
+                self._lab.file.settle,
+            )
+            hold = None if self._keep is None else partial(self._hold, keep=self._keep)
+            forks = Forks(order, self._slots, self._listener, self._done, hold)
+            try:
+                todo = forks.play(todo) if todo else []
+            finally:
+                self._forks = forks.count
+            if forks.failure is not None:
+                self._share_guests(forks.failure)
+        return todo
+
+    def _share_guests(self, error: LabError) -> None:
+        self._fork_note = f"scenarios share guests: {error.message}"
+        self._listener(Note(self._plan.name, self._fork_note))
+
+    def _booted(self, plan: GuestPlan, memory: int | None = None) -> Guest:
+        """A guest that has booted. Raises what a boot raises, at the second failure."""
+        while True:
             guest = Guest(plan, self._built.modules if self._built else {}, self._boots)
             self._listener(Doing(self._plan.name, "booting"))
             started = time.monotonic()
             try:
-                guest.boot()
-                self._boot_seconds = self._boot_seconds or time.monotonic() - started
-                self._note_boot_findings(guest)
-                todo = self._play_in(guest, workshop, todo)
-            except RunInterruptedError:
-                raise
+                guest.boot(memory)
             except LabError as error:
-                failures += 1
-                if failures >= MAX_FAILED_BOOTS or not guest.boots:
-                    raise
-                self._listener(Note(self._plan.name, f"trying once more: {error.message}"))
+                guest.close()
+                self._try_again(error)
+                continue
+            self._boot_seconds = self._boot_seconds or time.monotonic() - started
+            self._note_boot_findings(guest)
+            return guest
+
+    def _try_again(self, error: LabError) -> None:
+        """Count a guest that failed; raises ``error`` if there were enough of them."""
+        self._failures += 1
+        if isinstance(error, RunInterruptedError) or self._failures >= MAX_FAILED_BOOTS:
+            raise error
+        self._listener(Note(self._plan.name, f"trying once more: {error.message}"))
+
+    def _play_in_turn(self, plan: GuestPlan, workshop: Workshop, todo: list[Cell]) -> None:
+        """One guest after another, until every cell is judged."""
+        while todo:
+            guest = self._booted(plan)
+            try:
+                todo = self._play_in(guest, workshop, todo)
+            except LabError as error:
+                self._try_again(error)
             finally:
-                self._boots = guest.boots
                 guest.close()
 
     def _note_boot_findings(self, guest: Guest) -> None:
@@ -322,9 +396,8 @@ class Worker:
     def _play_next(self, guest: Guest, left: list[Cell]) -> bool:
         """Take a cell off ``left`` and play it; whether this guest is fit for another."""
         cell = left[0]
-        if refused := self._refuse(cell):
+        if self._is_refused(cell):
             left.pop(0)
-            self._done(refused)
             return True
         fresh = cell.scenario.scenario.fresh
         if fresh and self._open is not None:
@@ -354,6 +427,13 @@ class Worker:
         self._listener(Note(self._plan.name, f"kept until Ctrl-C: {guest.ssh_command()}"))
         while not keep.wait(0.5) and guest.machine.alive and not process.stopping():
             pass
+
+    def _is_refused(self, cell: Cell) -> bool:
+        """Whether a cell cannot be played for want of a module; then it is done."""
+        refused = self._refuse(cell)
+        if refused is not None:
+            self._done(refused)
+        return refused is not None
 
     def _refuse(self, cell: Cell) -> CellResult | None:
         """The result of a cell that cannot be played for want of a module."""
@@ -407,7 +487,8 @@ class Worker:
         return CellResult(self._plan.name, cell.scenario.name, outcome, reason)
 
     def _done(self, result: CellResult) -> None:
-        self._results.append(result)
+        with self._lock:
+            self._results.append(result)
         self._listener(CellDone(result))
 
     def _give_up(self, outcome: Outcome, reason: str) -> None:
@@ -416,5 +497,8 @@ class Worker:
         for cell in self._plan.cells:
             if cell.scenario.name not in judged:
                 self._done(self._plain(cell, outcome, reason))
+
+    def _in_order(self) -> tuple[CellResult, ...]:
+        """The results, in the order of the plan."""
         order = {cell.scenario.name: number for number, cell in enumerate(self._plan.cells)}
-        self._results.sort(key=lambda result: order[result.scenario])
+        return tuple(sorted(self._results, key=lambda result: order[result.scenario]))

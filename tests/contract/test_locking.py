@@ -26,6 +26,7 @@ from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import KernelResult, Outcome
 from orchestrator.plan.paths import RunDir, guest_dir
 from orchestrator.plan.plan import Plan
+from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import Event
 from orchestrator.policy.locking import check_lock, make_lock, pin_what_fits
 from orchestrator.policy.worker import Worker, fetch
@@ -433,7 +434,7 @@ def play(bench: Bench, tmp_path: Path, cache: Cache | None = None) -> KernelResu
     """A worker that comes to an end before anything would boot."""
     plan = bench.plan("6.1").kernels[0]
     run_dir = RunDir(tmp_path / "run")
-    return Worker(bench.lab, plan, cache or bench.cache, run_dir, bench.hear).run()
+    return Worker(bench.lab, plan, cache or bench.cache, run_dir, bench.hear, Slots(1)).run()
 
 
 @pytest.mark.parametrize("optional", [True, False])

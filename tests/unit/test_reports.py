@@ -98,7 +98,7 @@ def failed_cell(kernel: str = "k1", text: str = "HelloWorld") -> CellResult:
 
 def kernel(*cells: CellResult, name: str = "k1", error: str = "") -> KernelResult:
     identity = KernelIdentity(name, "6.1.0-56-cloud-amd64", "6.1.192", "debian", ("linux-image",))
-    return KernelResult(name, identity, error, "", "", 4.2, 30.1, 1, cells)
+    return KernelResult(name, identity, error, "", "", 4.2, 30.1, 1, cells=cells)
 
 
 def run(*kernels: KernelResult, interrupted: bool = False) -> RunResult:
@@ -712,6 +712,18 @@ def test_the_report_says_who_built_the_modules() -> None:
         "    why \\x1b[31m not",
     ]
     assert "modules:" not in render_report(run(kernel(cell(Outcome.PASSED))))
+
+
+def test_the_reports_say_how_scenarios_got_their_guests() -> None:
+    forked = replace(kernel(cell(Outcome.PASSED)), boots=3, forks=79, fork_note="why \x1b[31m not")
+    text = render_report(run(forked))
+    assert "    booted 3 times, 79 scenarios in forks\n    why \\x1b[31m not\n" in text
+    assert "    booted once\n" in render_report(run(kernel(cell(Outcome.PASSED))))
+    assert "booted" not in render_report(run(replace(kernel(), boots=0)))
+    raw = json.loads(render_results(run(forked)))
+    jsonschema.validate(raw, load_schema())
+    (found,) = raw["kernels"]
+    assert (found["boots"], found["forks"], found["fork_note"]) == (3, 79, "why \x1b[31m not")
 
 
 def test_results_say_who_built_the_modules() -> None:

@@ -75,6 +75,7 @@ def _matrix(result: RunResult) -> Iterator[str]:
         if kernel.evidence:
             yield visible(f"    see:  {kernel.evidence}")
         yield from _builds(kernel)
+        yield from _guests(kernel)
     yield ""
     signs = {(cell.scenario, cell.kernel): _SIGNS[cell.outcome] for cell in result.cells}
     names = dict.fromkeys(cell.scenario for cell in result.cells)
@@ -84,6 +85,15 @@ def _matrix(result: RunResult) -> Iterator[str]:
     for name in names:
         row = [signs.get((name, kernel.name), "") for kernel in result.kernels]
         yield (f"{visible(name):{width}}" + "".join(f"{sign:>6}" for sign in row)).rstrip()
+
+
+def _guests(kernel: KernelResult) -> Iterator[str]:
+    if kernel.boots:
+        times = "once" if kernel.boots == 1 else f"{kernel.boots} times"
+        forks = f", {kernel.forks} scenarios in forks" if kernel.forks else ""
+        yield f"    booted {times}{forks}"
+    if kernel.fork_note:
+        yield cut(f"    {kernel.fork_note}")
 
 
 _BUILT = {"host": "built on the host", "guest": "built in the guest", "cache": "cached"}

@@ -113,6 +113,8 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "builds": [_build(build) for build in kernel.builds],
         "build_note": kernel.build_note,
         "boots": kernel.boots,
+        "forks": kernel.forks,
+        "fork_note": kernel.fork_note,
         "cells": [_cell(cell) for cell in kernel.cells],
     }
 

@@ -1,0 +1,100 @@
+"""Scenarios in forks of one booted guest: apart from each other, and judged on their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import LABS, Ran, run_lab
+
+LAB = LABS / "forks/lab.yaml"
+PANICS = ("panics-late", "panics-soon")
+WELL = ("leaves-traces", "sees-no-traces", "draws", "draws-too", "is-well-meanwhile", "reboots")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return run_lab(tmp_path_factory.mktemp("forks"), "--lab", LAB)
+
+
+def cell(ran: Ran, name: str) -> dict[str, Any]:
+    return ran.cells()["6.1", f"scenarios/{name}"]
+
+
+def said(ran: Ran, name: str, step: int) -> str:
+    return str(cell(ran, name)["steps"][step]["command"]["stdout"]["text"])
+
+
+@pytest.mark.parametrize("name", WELL)
+def test_a_scenario_has_its_guest_to_itself(ran: Ran, name: str) -> None:
+    assert cell(ran, name)["outcome"] == "passed", cell(ran, name)["reason"]
+
+
+@pytest.mark.parametrize("name", PANICS)
+def test_what_comes_late_is_the_scenarios_own(ran: Ran, name: str) -> None:
+    assert cell(ran, name)["outcome"] == "failed"
+    assert {finding["kind"] for finding in cell(ran, name)["findings"]} & {"oops", "panic"}
+
+
+def test_one_boot_does_for_all(ran: Ran) -> None:
+    """One, and that of the scenario that reboots."""
+    (kernel,) = ran.results["kernels"]
+    assert (kernel["boots"], kernel["forks"], kernel["fork_note"]) == (2, 8, "")
+
+
+def test_forks_draw_different_random_numbers(ran: Ran) -> None:
+    drawn = [said(ran, name, 0).splitlines() for name in ("draws", "draws-too")]
+    assert len(drawn[0]) == len(drawn[1]) == 2
+    assert drawn[0][0] != drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
+def test_a_fork_knows_what_time_it_is(ran: Ran) -> None:
+    """Within what the whole run may have taken since."""
+    for name in ("draws", "draws-too"):
+        assert abs(time.time() - int(said(ran, name, 1))) < 600
+
+
+def test_the_guest_of_each_scenario_leaves_its_console(ran: Ran) -> None:
+    folder = ran.run_dir / cell(ran, "panics-late")["evidence"]
+    assert "Kernel panic" in (folder / "guest/console.log").read_text()
+    assert "share=off" in (folder / "guest/argv").read_text()
+
+
+QEMU_NAME = "qemu-system-x86_64"
+QEMU = """\
+#!/bin/sh
+# A QEMU that boots guests and cannot go on from one that was frozen.
+case "$*" in *" -incoming "*) echo "no incoming here" >&2; exit 1;; esac
+exec {qemu} "$@"
+"""
+
+
+@pytest.fixture
+def path_without_incoming(open_dir: Path) -> str:
+    """A PATH on which QEMU can do all but go on."""
+    qemu = shutil.which(QEMU_NAME)
+    assert qemu is not None
+    (open_dir / QEMU_NAME).write_text(QEMU.format(qemu=qemu))
+    (open_dir / QEMU_NAME).chmod(0o755)
+    return f"{open_dir}:{os.environ['PATH']}"
+
+
+def test_where_guests_cannot_be_forked_they_are_shared_and_it_is_said(
+    tmp_path: Path, path_without_incoming: str
+) -> None:
+    ran = run_lab(
+        tmp_path, "--lab", LAB, "-s", "scenarios/*traces", env={"PATH": path_without_incoming}
+    )
+    assert "scenarios share guests: QEMU did not start" in ran.output
+    (kernel,) = ran.results["kernels"]
+    assert "no incoming here" in kernel["fork_note"]
+    assert (kernel["boots"], kernel["forks"]) == (2, 0)
+    assert cell(ran, "leaves-traces")["outcome"] == "passed"
+    # That is what sharing means: what the first one wrote is there.
+    assert cell(ran, "sees-no-traces")["outcome"] == "failed"
