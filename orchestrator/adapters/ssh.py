@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import select
-import shlex
 import signal
 import socket
 import threading
@@ -261,7 +260,7 @@ class SshShell:
         """An interactive shell on a terminal of its own."""
         channel = self._transport.open_session(timeout=30)
         channel.get_pty(kind, columns, rows)
-        channel.invoke_shell()
+        channel.exec_command("exec bash -l")
         return channel
 
     def _open(self, command: str, deadline: Deadline, limit: int) -> SshJob:
@@ -273,7 +272,7 @@ class SshShell:
             giving_up = threading.Timer(deadline.left, job.close)
             giving_up.start()
             try:
-                channel.exec_command(f"exec sh -c {shlex.quote(command)}")
+                channel.exec_command(command)  # root's shell is sh, see images/guest/rc
             finally:
                 giving_up.cancel()
         except (paramiko.SSHException, OSError, EOFError) as error:

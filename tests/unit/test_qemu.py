@@ -13,6 +13,7 @@ from orchestrator.plan.qemu import (
     Disk,
     GuestFds,
     GuestSpec,
+    Memory,
     kernel_command_line,
     render_qemu_argv,
 )
@@ -123,3 +124,28 @@ def test_qemu_itself_takes_every_option() -> None:
     said = done.stderr.decode()
     assert "fd" in said
     assert not any(word in said for word in ("invalid option", "unknown", "not supported"))
+
+
+def test_memory_in_a_file_is_shared_by_who_boots_and_private_to_who_goes_on() -> None:
+    booting = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20)))
+    going_on = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20, 21)))
+    for argv, share in ((booting, "on"), (going_on, "off")):
+        objects = [argv[at + 1] for at, part in enumerate(argv) if part == "-object"]
+        assert objects[0] == (
+            f"memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/20,share={share}"
+        )
+        assert argv[argv.index("-machine") + 1].endswith(",memory-backend=ram")
+    assert "-incoming" not in booting
+    assert going_on[going_on.index("-incoming") + 1] == "defer"
+
+
+def test_a_guest_that_goes_on_is_the_same_machine() -> None:
+    booting = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20)))
+    going_on = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20, 21)))
+    assert shown(going_on) == shown(booting).replace("share=on", "share=off\n-incoming defer")
+
+
+def test_every_descriptor_is_handed_over() -> None:
+    assert FDS.numbers == (10, 11, 12, 13, 14, 15, 16)
+    assert replace(FDS, memory=Memory(20)).numbers == (*FDS.numbers, 20)
+    assert replace(FDS, memory=Memory(20, 21)).numbers == (*FDS.numbers, 20, 21)
