@@ -117,8 +117,9 @@ class Run:
         """
         qemu = qemu_version()
         workers = [self._worker(number) for number in range(len(self._plan.kernels))]
-        # All kernels at once: what they do at a time is bounded by their slots.
-        with ThreadPoolExecutor(len(workers), thread_name_prefix="kernel") as pool:
+        # One more than there are slots: it gets ready while the others' cells are played.
+        at_once = min(len(workers), self._plan.jobs + 1)
+        with ThreadPoolExecutor(at_once, thread_name_prefix="kernel") as pool:
             futures = [pool.submit(worker.run) for worker in workers]
             try:
                 self._watch(futures, stop, workers, qemu)
