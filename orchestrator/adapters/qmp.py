@@ -70,6 +70,12 @@ class Qmp:
             raise MachineError(f"QEMU names no forwarded port: {str(text)!r:.300}")
         return int(found[1])
 
+    def registers(self, deadline: Deadline) -> str:
+        """The first processor's registers, in the human monitor's words."""
+        return str(
+            self.execute("human-monitor-command", deadline, **{"command-line": "info registers"})
+        )
+
     def send_break(self, deadline: Deadline) -> None:
         """A serial break on the kernel's console: the next character is a SysRq command."""
         self.execute("chardev-send-break", deadline, id="console")

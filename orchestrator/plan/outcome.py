@@ -148,6 +148,8 @@ class KernelResult:
     """Every folder of the lab, where scenarios need modules."""
     build_note: str = ""
     """Why modules were built in the guest, where the lab would have had it otherwise."""
+    last_lines: tuple[str, ...] = ()
+    """The last of the console, where it is a guest that did not come up."""
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ class Worker:
             error=error.message if error else "",
             hint=error.hint if error else "",
             evidence=self._place(error.evidence) if error else "",
+            last_lines=error.last_lines if error else (),
             boot_seconds=self._boot_seconds,
             build_seconds=self._build_seconds,
             builds=tuple(self._built.folders) if self._built else (),

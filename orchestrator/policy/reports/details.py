@@ -74,6 +74,7 @@ def _matrix(result: RunResult) -> Iterator[str]:
             yield visible(f"    hint: {kernel.hint}")
         if kernel.evidence:
             yield visible(f"    see:  {kernel.evidence}")
+        yield from (cut(f"    | {line}") for line in kernel.last_lines)
         yield from _builds(kernel)
     yield ""
     signs = {(cell.scenario, cell.kernel): _SIGNS[cell.outcome] for cell in result.cells}

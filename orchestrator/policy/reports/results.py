@@ -108,6 +108,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "error": kernel.error,
         "hint": kernel.hint,
         "evidence": kernel.evidence,
+        "last_lines": list(kernel.last_lines),
         "boot_seconds": _seconds(kernel.boot_seconds),
         "build_seconds": _seconds(kernel.build_seconds),
         "builds": [_build(build) for build in kernel.builds],

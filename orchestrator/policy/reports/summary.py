@@ -89,6 +89,7 @@ def _kernel_errors(result: RunResult) -> Iterator[str]:
             yield from wrapped(f"  hint: {kernel.hint}", "    ")
         if kernel.evidence:
             yield from wrapped(f"  see:  {kernel.evidence}", "    ")
+        yield from (clip(visible(f"    | {line}"), WIDTH) for line in kernel.last_lines)
 
 
 def _told(cell: CellResult) -> Iterator[str]:
