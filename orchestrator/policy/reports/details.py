@@ -37,6 +37,7 @@ _LEGEND = (
     "FAIL  failed: they did not",
     "ERR   error: the lab could not do or could not see what a verdict needs",
     "-     skipped: not meant for this kernel, or not reached",
+    "What each reason means, and what to do about it: docs/verdicts.md of the lab.",
 )
 
 
