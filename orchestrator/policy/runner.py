@@ -16,12 +16,14 @@ from orchestrator import __version__
 from orchestrator.adapters.accelerator import qemu_version
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.foundation import process
+from orchestrator.plan.allowing import judge_allowances
 from orchestrator.plan.outcome import CellResult, KernelResult, RunResult
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan
+from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import write_reports
-from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker
+from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
 
 POLL_SECONDS = 0.2
 
@@ -103,6 +105,7 @@ class Run:
         self._listener = listener
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._keep = keep
+        self._today = utc_today()
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._kernels: dict[str, KernelResult] = {}
@@ -143,6 +146,7 @@ class Run:
             self._run_dir,
             self._post,
             keep=self._keep,
+            today=self._today,
         )
 
     def _post(self, event: Event) -> None:
@@ -188,7 +192,14 @@ class Run:
             or KernelResult(plan.name, None, cells=tuple(self._cells.get(plan.name, ())))
             for plan in self._plan.kernels
         )
+        versions = {
+            kernel.name: KernelVersion.parse(kernel.identity.version)
+            for kernel in kernels
+            if kernel.identity
+        }
+        cells = [cell for kernel in kernels for cell in kernel.cells]
         return RunResult(
+            allow=judge_allowances(self._plan.lab, versions, cells, self._today),
             lab=self._plan.lab.file.lab,
             run_id=self._run_dir.root.name,
             lab_version=__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
+from orchestrator.plan.allowing import Allowance, allowances
 from orchestrator.plan.kconfig import missing_options
 from orchestrator.plan.klog import find_findings
 from orchestrator.plan.lock import Pinned
@@ -26,6 +28,7 @@ from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, 
 from orchestrator.plan.paths import RunDir, guest_dir
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.qemu import GuestSpec
+from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.guest import Guest, GuestPlan, Place
@@ -36,6 +39,11 @@ MAX_FAILED_BOOTS = 2
 RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 # The reason of a cell that a signal kept from being judged.
 INTERRUPTED = "interrupted"
+
+
+def utc_today() -> datetime.date:
+    """The day that it is in UTC: the same for whoever plays a lab at the same moment."""
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 @dataclass(frozen=True)
@@ -159,9 +167,13 @@ class Worker:
         listener: Listener,
         *,
         keep: threading.Event | None = None,
+        today: datetime.date | None = None,
     ) -> None:
-        """``keep`` holds the last guest after the last scenario, until it is set."""
+        """``keep`` holds the last guest after the last scenario, until it is set; ``today``, now
+        in UTC if absent, says which entries of ``allow`` have expired.
+        """
         self._keep = keep
+        self._allow = allowances(lab.file.allow, today or utc_today())
         self._lab = lab
         self._plan = plan
         self._cache = cache
@@ -334,12 +346,26 @@ class Worker:
         self._listener(Doing(self._plan.name, cell.scenario.name))
         folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
         number = f"c{len(self._results) + 1}"
-        play = Play(guest, cell.scenario, number, folder, self._symbols, self._lab.file.leaves)
+        play = Play(
+            guest,
+            cell.scenario,
+            number,
+            folder,
+            self._symbols,
+            self._lab.file.leaves,
+            self._allowed_in(cell),
+        )
         begin = play.open()
         self._close_window(begin)
         self._open = (play, folder)
         play.run()
         return not (fresh or play.guest_is_broken)
+
+    def _allowed_in(self, cell: Cell) -> tuple[Allowance, ...]:
+        """The entries of ``allow`` that this cell is in the scope of."""
+        assert self._identity is not None, "it is known before anything is played"
+        version = KernelVersion.parse(self._identity.version)
+        return tuple(each for each in self._allow if each.is_for(cell.scenario.name, version))
 
     def _close_window(self, until: Place | None) -> None:
         """Judge the cell that was played last, from the log up to ``until``."""

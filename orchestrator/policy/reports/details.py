@@ -48,6 +48,7 @@ def render_report(result: RunResult) -> str:
         "\n".join(_matrix(result)),
         "\n".join(_LEGEND),
         "\n".join(render_changes_in_full(result)),
+        "\n".join(_allow(result)),
         *("\n".join(_told(cell)) for cell in result.cells if cell.outcome is not Outcome.PASSED),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -86,6 +87,20 @@ def _matrix(result: RunResult) -> Iterator[str]:
     for name in names:
         row = [signs.get((name, kernel.name), "") for kernel in result.kernels]
         yield (f"{visible(name):{width}}" + "".join(f"{sign:>6}" for sign in row)).rstrip()
+
+
+def _allow(result: RunResult) -> Iterator[str]:
+    """What was allowed, and what is to be known of the allow-list."""
+    for cell in result.cells:
+        for finding in cell.findings:
+            if finding.allowed is not None and not finding.allowed.expired:
+                yield cut(f"allowed in {cell.scenario} on {cell.kernel}: {_as_allowed(finding)}")
+                yield cut(f"  until {finding.allowed.until}: {finding.allowed.reason}")
+    yield from (cut(f"note: {note}") for use in result.allow if (note := use.note()))
+
+
+def _as_allowed(finding: Finding) -> str:
+    return f"{finding.kind}: {finding.headline}"
 
 
 _BUILT = {"host": "built on the host", "guest": "built in the guest", "cache": "cached"}
@@ -132,12 +147,15 @@ def render_cell(cell: CellResult) -> Iterator[str]:
 
 
 def _findings(findings: Sequence[Finding]) -> Iterator[str]:
-    unexpected = [finding for finding in findings if not finding.expected]
+    unexpected = [finding for finding in findings if not finding.harmless]
     for finding in unexpected[:MAX_FINDINGS]:
         yield from _finding(finding)
     if len(unexpected) > MAX_FINDINGS:
         yield f"… and {len(unexpected) - MAX_FINDINGS} more complaints of the kernel"
     for finding in findings:
+        if finding.allowed is not None and finding.harmless:
+            yield cut(f"the kernel complained, and may: {_as_allowed(finding)}")
+            yield cut(f"  until {finding.allowed.until}: {finding.allowed.reason}")
         if finding.expected:
             yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
             if finding.culprit is not None:
