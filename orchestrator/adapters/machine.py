@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,13 @@ from pathlib import Path
 from orchestrator.adapters.console import MAX_LOG_BYTES, Console, KernelLog, RescueShell
 from orchestrator.adapters.initramfs import render_secrets
 from orchestrator.adapters.qmp import Qmp
-from orchestrator.adapters.ssh import KeyPair, SshShell, connect, generate_key_pair
+from orchestrator.adapters.ssh import (
+    KeyPair,
+    SshShell,
+    connect,
+    generate_key_pair,
+    is_answering,
+)
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
@@ -24,9 +30,18 @@ from orchestrator.foundation.errors import (
     GuestDiedError,
     GuestPanickedError,
     HostError,
+    LabError,
     LaunchError,
     MachineError,
+    RunInterruptedError,
     ShellError,
+)
+from orchestrator.plan.bootfailure import (
+    BootSight,
+    Processor,
+    explain_boot,
+    has_kernel_spoken,
+    parse_processor,
 )
 from orchestrator.plan.klog import Marker
 from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
@@ -39,6 +54,9 @@ REAP_SECONDS = 5.0
 BREAK_SECONDS = 0.5
 SYSRQ_SECONDS = 3.0
 RESCUE_SECONDS = 20.0
+# How often a boot is looked at from outside, and how long one question may take.
+LOOK_SECONDS = 2.0
+ASK_SECONDS = 5.0
 RESCUE_LOOK = "ps; /lab/bin/busybox ip addr; /lab/bin/busybox netstat -ltn; df"
 # Emulated guests are this much slower, at the least, than the deadlines in lab.yaml assume.
 TCG_SLOWNESS = 5.0
@@ -101,6 +119,8 @@ class Machine:
         self._rescue = rescue
         self._output_path = output_path
         self._shell: SshShell | None = None
+        self._processor = Processor.UNKNOWN
+        self._answers_ssh = False
         self.port = 0
         """Where the guest's SSH is on 127.0.0.1, once it has booted."""
 
@@ -135,9 +155,19 @@ class Machine:
     def wait_for_boot(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         """Block until the guest takes commands over SSH.
 
-        Raises ``LaunchError``, ``BootError``, ``GuestPanickedError`` or ``GuestDiedError``,
-        each with the last thing that the console said; a kernel that dies is noticed at once.
+        Raises ``LaunchError``, ``BootError``, ``GuestPanickedError``, ``GuestDiedError`` or
+        ``ConnectError``, each with how far the boot got, what to do, and the last lines of the
+        console; a kernel that dies or stands still is noticed at once.
         """
+        try:
+            self._wait_for_boot(deadline, user_key, host_key)
+        except RunInterruptedError:
+            raise
+        except LabError as error:
+            self._explain(error)
+            raise
+
+    def _wait_for_boot(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         self.greet()
         self.wait_for_stage("ready", deadline)
         self._connect(deadline, user_key, host_key)
@@ -171,9 +201,10 @@ class Machine:
                 return replace(self._origin, state=file.read())
 
     def _connect(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
-        asking = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
         try:
-            self.port = self._qmp.forwarded_port(asking)
+            self.port = self._qmp.forwarded_port(
+                Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
+            )
             self._shell = connect(
                 self.port, user_key, host_key, deadline, check_guest=self.check_alive
             )
@@ -184,6 +215,25 @@ class Machine:
             self.check_alive()
             self._look_inside()
             raise
+
+    def _explain(self, error: LabError) -> None:
+        """Say in an error of the boot how far it got."""
+        failure = explain_boot(
+            BootSight(
+                records=self.log.records(),
+                nonce=self._nonce,
+                output=self._output(),
+                processor=self._processor,
+                answers_ssh=self._answers_ssh,
+            )
+        )
+        if failure is not None:
+            error.explain(
+                failure.end.value,
+                hint=failure.hint,
+                evidence=self._console.path,
+                last_lines=failure.last_lines,
+            )
 
     def wait_for_stage(self, stage: str, deadline: Deadline) -> None:
         """Block until the guest's init says that it has come to ``stage``."""
@@ -198,12 +248,12 @@ class Machine:
                 or self._failure(failed) is not None
             )
 
-        self.log.wait_until(decided, deadline)
+        self._wait_and_look(decided, deadline)
         process.check_stopping()
-        if self.log.position_of(ready) is not None:
-            return
         if (failure := self._failure(failed)) is not None:
             raise BootError(f"the guest's init gave up: {failure}", evidence=self._console.path)
+        if self.log.position_of(ready) is not None:
+            return
         if not self.alive:
             self._child.wait(Deadline.after(REAP_SECONDS, "QEMU to end"))
             process.check_stopping()
@@ -219,6 +269,50 @@ class Machine:
             f"no {stage!r} from the guest: {deadline}; {self._how_far()}",
             evidence=self._console.path,
         )
+
+    def _wait_and_look(self, decided: Callable[[], bool], deadline: Deadline) -> None:
+        """Wait for the console to decide. Raises ``BootError`` where it never will.
+
+        A processor that halted with interrupts off stays so, and a guest that answers without
+        having said anything has no console that the host can hear.
+        """
+        halted = False
+        while not deadline.passed:
+            pause = Deadline.after(deadline.within(LOOK_SECONDS), deadline.name)
+            if self.log.wait_until(decided, pause) or self.log.ended:
+                return
+            process.check_stopping()
+            self._look_at_processor()
+            is_halted = self._processor is Processor.HALTED
+            # Twice: a processor that another one stopped stands so for a moment, before an end.
+            if halted and is_halted and not decided():
+                raise BootError(
+                    "the guest's processor has halted for good", evidence=self._console.path
+                )
+            halted = is_halted
+            if self._processor is Processor.IN_KERNEL and self._is_silent():
+                self._answers_ssh = self._asks_for_ssh()
+                if self._answers_ssh and self._is_silent():
+                    raise BootError(
+                        "it answers over SSH, and the host heard nothing of it",
+                        evidence=self._console.path,
+                    )
+
+    def _look_at_processor(self) -> None:
+        """See what the first processor does, where QEMU tells."""
+        with contextlib.suppress(MachineError):
+            asking = Deadline.after(ASK_SECONDS, "asking QEMU for registers")
+            self._processor = parse_processor(self._qmp.registers(asking))
+
+    def _is_silent(self) -> bool:
+        """Whether no kernel has said anything on the console."""
+        return not has_kernel_spoken(self.log.records())
+
+    def _asks_for_ssh(self) -> bool:
+        with contextlib.suppress(MachineError):
+            asking = Deadline.after(ASK_SECONDS, "asking for SSH")
+            return is_answering(self._qmp.forwarded_port(asking), asking)
+        return False
 
     def reboot(self, deadline: Deadline) -> bool:
         """Ask the guest to reboot in an orderly way, and wait until QEMU has ended for it."""

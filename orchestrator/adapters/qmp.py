@@ -123,6 +123,12 @@ class Qmp:
         """Give QEMU an open file, under a name that ``fd:`` takes."""
         self._execute("getfd", deadline, {"fdname": name}, (fd,))
 
+    def registers(self, deadline: Deadline) -> str:
+        """The first processor's registers, in the human monitor's words."""
+        return str(
+            self.execute("human-monitor-command", deadline, **{"command-line": "info registers"})
+        )
+
     def send_break(self, deadline: Deadline) -> None:
         """A serial break on the kernel's console: the next character is a SysRq command."""
         self.execute("chardev-send-break", deadline, id="console")

@@ -309,6 +309,19 @@ def connect(
     raise ConnectError(f"no SSH from the guest: {deadline}; last: {last or 'nothing tried'}")
 
 
+def is_answering(port: int, deadline: Deadline) -> bool:
+    """Whether something on 127.0.0.1 greets as SSH servers do, by the deadline.
+
+    That QEMU takes the connection says nothing: it does so before the guest has a word.
+    """
+    try:
+        address = ("127.0.0.1", port)
+        with socket.create_connection(address, timeout=deadline.left or 0.001) as sock:
+            return sock.recv(4, socket.MSG_WAITALL) == b"SSH-"
+    except OSError:
+        return False
+
+
 def _connect_once(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Deadline) -> SshShell:
     sock = socket.create_connection(("127.0.0.1", port), timeout=deadline.within(10))
     # Without KVM the server's first answer alone can take seconds.

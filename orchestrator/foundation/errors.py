@@ -10,7 +10,7 @@
     ├── BuildError               a module did not compile (argv, status, last lines)
     ├── MachineError             a guest
     │   ├── LaunchError          QEMU did not start
-    │   ├── BootError            the guest did not come up (with the last console line)
+    │   ├── BootError            the guest did not come up (with how far, and the last lines)
     │   ├── GuestDiedError            the guest powered off, rebooted, or QEMU died
     │   └── GuestPanickedError        the guest's kernel panicked
     ├── RunInterruptedError      exit status 130: the user ended the run
@@ -39,7 +39,8 @@ class LabError(Exception):
     """The lab could not do its work.
 
     ``message`` says what and where, ``hint`` the next thing to try (usually a
-    command), ``evidence`` names the file that holds the whole story.
+    command), ``evidence`` names the file that holds the whole story, and ``last_lines`` are
+    the last of it, where it was a guest's console; they are safe to show.
     """
 
     exit_status: ClassVar[int] = EXIT_BROKEN
@@ -49,10 +50,19 @@ class LabError(Exception):
         self.message = message
         self.hint = hint
         self.evidence = evidence
+        self.last_lines: tuple[str, ...] = ()
+
+    def explain(self, what: str, *, hint: str, evidence: Path, last_lines: tuple[str, ...]) -> None:
+        """Put in front of the message what it means; what it has no word on is filled in."""
+        self.message = f"{what}: {self.message}"
+        self.args = (self.message,)
+        self.hint = self.hint or hint
+        self.evidence = self.evidence or evidence
+        self.last_lines = last_lines
 
     def render(self) -> str:
-        """The error as the user sees it: message, then hint and evidence on lines of their own."""
-        lines = [self.message]
+        """The error as the user sees it: message, then all else on lines of their own."""
+        lines = [self.message, *(f"  | {line}" for line in self.last_lines)]
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         if self.evidence is not None:

@@ -433,13 +433,18 @@ def judge_findings(
 ) -> tuple[tuple[Finding, ...], tuple[Mismatch, ...]]:
     """The findings, each told whether it was expected, and what is wrong with them.
 
-    One mismatch for each class. A lost log is none: nothing is known of the kernel then,
-    so whoever judges the cell must call it an error.
+    What is expected is not allowed too: it must come, whatever the allow-list says. One mismatch
+    for each class of the others. A lost log is none: nothing is known of the kernel then, so
+    whoever judges the cell must call it an error.
     """
-    marked = tuple(replace(each, expected=each.kind in expected) for each in findings)
-    kinds = dict.fromkeys(each.kind for each in marked if not each.expected)
+    marked = tuple(
+        replace(each, expected=True, allowed=None) if each.kind in expected else each
+        for each in findings
+    )
+    harmful = [each for each in marked if not each.harmless]
+    kinds = dict.fromkeys(each.kind for each in harmful)
     mismatches = [
-        _unexpected([each for each in marked if each.kind == kind])
+        _unexpected([each for each in harmful if each.kind == kind])
         for kind in kinds
         if kind != "lost-log"
     ]
@@ -460,6 +465,14 @@ def _unexpected(findings: Sequence[Finding]) -> Mismatch:
     where = f": {clip(visible(str(first.culprit)), MAX_LINE)}" if first.culprit else ""
     return Mismatch(
         "kernel",
-        f"unexpected {first.kind}: {clip(visible(first.headline), MAX_LINE)}{where}{times}",
+        f"unexpected {first.kind}: {clip(visible(first.headline), MAX_LINE)}{where}{times}"
+        f"{_expiry(first)}",
         _bounded(lines, len(first.lines) > MAX_EXCERPT_LINES),
     )
+
+
+def _expiry(finding: Finding) -> str:
+    allowed = finding.allowed
+    if allowed is None:
+        return ""
+    return f"; allow[{allowed.entry}] of lab.yaml would allow it, but expired on {allowed.until}"

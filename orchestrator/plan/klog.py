@@ -156,6 +156,19 @@ def parse_marker(text: str, nonce: str | None = None) -> Marker | None:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """That an entry of the lab's ``allow`` speaks of a complaint."""
+
+    entry: int
+    """Its place in the list, from 0."""
+    reason: str
+    until: str
+    """The last day on which it counts."""
+    expired: bool = False
+    """Whether that day is past: then the complaint fails the scenario."""
+
+
+@dataclass(frozen=True)
 class Finding:
     """One complaint of the kernel."""
 
@@ -171,6 +184,13 @@ class Finding:
     expected: bool = False
     frames: tuple[Frame, ...] = ()
     """Every code address in its lines, in order."""
+    allowed: Allowed | None = None
+    """The entry of ``allow`` that speaks of it."""
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it does not fail the scenario: it is expected, or allowed."""
+        return self.expected or (self.allowed is not None and not self.allowed.expired)
 
     @property
     def culprit(self) -> SourceLocation | None:

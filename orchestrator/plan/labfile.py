@@ -8,6 +8,7 @@ exists is not known here: only its Kbuild file says so.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -83,14 +84,40 @@ def load_lab(path: Path, entries: tuple[type[KernelEntry], ...]) -> Lab:
     module_dirs = _resolve_module_dirs(file, root, problems)
     images_dir = _resolve_images_dir(file, root, problems)
     scenario_paths = _resolve_scenario_files(file, root, problems, lab_name=path.name)
+    _check_allowed_kernels(file, problems)
+    problems.raise_first()
+    scenarios = tuple(named for found in scenario_paths for named in load_scenarios(found))
+    _check_allowed_scenarios(file, scenarios, problems)
     problems.raise_first()
     return Lab(
         path=root / path.name,
         file=file,
         module_dirs=module_dirs,
-        scenarios=tuple(named for found in scenario_paths for named in load_scenarios(found)),
+        scenarios=scenarios,
         images_dir=images_dir,
     )
+
+
+def _check_allowed_kernels(file: LabFile, problems: Problems) -> None:
+    for number, entry in enumerate(file.allow):
+        try:
+            VersionRange.parse(entry.kernels)
+        except ValueError as error:
+            problems.add(("allow", number, "kernels"), str(error))
+
+
+def _check_allowed_scenarios(
+    file: LabFile, scenarios: Sequence[NamedScenario], problems: Problems
+) -> None:
+    names = [scenario.name for scenario in scenarios]
+    for number, entry in enumerate(file.allow):
+        for place, pattern in enumerate(entry.scenarios):
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                problems.add(
+                    ("allow", number, "scenarios", place),
+                    f"no scenario of this lab is called {quoted(pattern)}",
+                    hint=did_you_mean(pattern, names) or "`lab list` shows them",
+                )
 
 
 def load_scenarios(path: Path) -> tuple[NamedScenario, ...]:

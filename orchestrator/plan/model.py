@@ -7,6 +7,7 @@ file into these, with positions for every error, is ``labfile``'s work.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import errno
 import functools
@@ -30,6 +31,7 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.plan.linear import LinearPattern
 from orchestrator.plan.version import KernelVersion, VersionRange
 from orchestrator.plan.visible import clip, visible
 
@@ -37,6 +39,7 @@ from orchestrator.plan.visible import clip, visible
 MAX_STEPS = 500
 MAX_DATA_BYTES = 1 << 20
 MAX_REGEX = 500
+MAX_ALLOWED = 100
 MAX_TITLE = 60
 
 
@@ -109,6 +112,26 @@ def _compiles(regex: str) -> str:
     return regex
 
 
+def _is_linear(regex: str) -> str:
+    try:
+        pattern = LinearPattern(regex)
+    except RecursionError:
+        raise RefusedError("not a regular expression: nested too deep") from None
+    except (ValueError, OverflowError) as error:
+        raise RefusedError(str(error)) from None
+    if pattern.search(""):
+        raise RefusedError("it fits every line, so it would allow every complaint")
+    return regex
+
+
+def _real_date(text: str) -> str:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        raise RefusedError(f"there is no day {text}") from None
+    return text
+
+
 def hex_to_bytes(digits: str) -> bytes:
     """The bytes of checked hexadecimal digits; blanks may be anywhere, even within a byte."""
     return bytes.fromhex("".join(digits.split()))
@@ -144,6 +167,7 @@ _FILE_NAME = r"^[^\x00-\x1f\x7f-\x9f/-][^\x00-\x1f\x7f-\x9f/]{0,199}$"
 _PACKAGE_LINE = r"^[a-z0-9][a-z0-9+.-]*=[A-Za-z0-9.+~:-]+ sha256:[0-9a-f]{64}$"
 _URL = r"^https?://[A-Za-z0-9._~:/@%+-]{1,500}$"
 _SUITE = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}(/[A-Za-z0-9][A-Za-z0-9._+-]{0,79})?$"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 _TIMESTAMP = r"^[0-9]{8}T[0-9]{6}Z$"
 
 PATTERN_WORDS: Mapping[str, str] = {
@@ -165,6 +189,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     _PACKAGE_LINE: "a package: its name, '=', its version, ' sha256:' and 64 hexadecimal digits",
     _URL: "an address that begins with http:// or https://, without '?' and '#'",
     _SUITE: "a suite: a name, or two with a slash between",
+    _DATE: "a date, written like 2024-06-30",
     _TIMESTAMP: "a moment in UTC, written like 20240630T120000Z",
 }
 """Every pattern of the language, as what it allows in words: for error messages."""
@@ -218,6 +243,15 @@ Hex = Annotated[
 Regex = Annotated[
     str, Field(min_length=1, max_length=MAX_REGEX), AfterValidator(_compiles), _WRITTEN
 ]
+LinearRegex = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_REGEX),
+    AfterValidator(_compiles),
+    AfterValidator(_is_linear),
+    _WRITTEN,
+]
+"""A regular expression that ``linear`` takes, so that no text makes it endless."""
+Date = Annotated[str, Field(pattern=_DATE), AfterValidator(_real_date), _WRITTEN]
 
 
 def _text_or_mapping(raw: Any) -> str:
@@ -646,6 +680,40 @@ FindingClass = Literal[
 """What can be wrong in a kernel log. The detectors are in ``klog``."""
 
 
+def _can_be_allowed(kind: FindingClass) -> FindingClass:
+    if kind == "panic":
+        raise RefusedError(
+            "a panic cannot be allowed: the guest is gone, and with it the rest of the scenario",
+            hint="a scenario whose point it is has `expect_kernel: [panic]`",
+        )
+    if kind == "lost-log":
+        raise RefusedError(
+            "a lost log cannot be allowed: nobody knows what the kernel said in it",
+            hint="log less, such as with pr_info_ratelimited()",
+        )
+    return kind
+
+
+class AllowEntry(Value):
+    """A complaint of the kernel that is known, and does not fail the scenario for a while."""
+
+    pattern: LinearRegex = Field(
+        description="a regular expression that fits a line of the complaint (Python's `re`, "
+        "without look-around and back references)"
+    )
+    kind: Annotated[FindingClass, AfterValidator(_can_be_allowed)] | None = Field(
+        default=None, description="the class of the complaint; any but `panic` and `lost-log`"
+    )
+    kernels: Text = Field(
+        default="", description="the versions that it is for, as a range; all if absent"
+    )
+    scenarios: tuple[FilledText, ...] = Field(
+        default=(), description="names of scenarios, `*` and `?` allowed; all if absent"
+    )
+    reason: Line = Field(description="why it is allowed, for the reports")
+    until: Date = Field(description="the last day on which it is allowed")
+
+
 class Scenario(Value):
     """Named steps with expectations, for a range of kernels, on modules of the lab."""
 
@@ -756,6 +824,11 @@ class LabFile(Value):
     )
     leaves: tuple[GuestPath, ...] = Field(
         default=(), description="names that any scenario may leave behind, `*` and `?` allowed"
+    )
+    allow: tuple[AllowEntry, ...] = Field(
+        default=(),
+        max_length=MAX_ALLOWED,
+        description="complaints of the kernel that are known, each with a reason and an end",
     )
     images: LabPath | None = Field(
         default=None, description="a folder with recipes of your own, relative to this file"

@@ -101,7 +101,7 @@ class CellResult:
     """Why, in a line: the first mismatch, the first finding, the error, the skip's cause."""
     steps: tuple[StepResult, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """What the kernel complained of within the cell's window, expected or not."""
+    """What the kernel complained of within the cell's window, expected, allowed or neither."""
     taint_before: int | None = None
     taint_after: int | None = None
     seconds: float = 0.0
@@ -152,6 +152,34 @@ class KernelResult:
     """Every folder of the lab, where scenarios need modules."""
     build_note: str = ""
     """Why modules were built in the guest, where the lab would have had it otherwise."""
+    last_lines: tuple[str, ...] = ()
+    """The last of the console, where it is a guest that did not come up."""
+
+
+@dataclass(frozen=True)
+class AllowUse:
+    """What an entry of the lab's ``allow`` was good for in a run."""
+
+    entry: int
+    """Its place in the list, from 0."""
+    pattern: str
+    reason: str
+    until: str
+    """The last day on which it counts."""
+    expired: bool
+    count: int
+    """How many complaints it speaks of, expired or not."""
+    unused: bool
+    """Whether all that it is for was played, and passed, without any."""
+
+    def note(self) -> str:
+        """What to know of it, in a sentence; nothing where all is well."""
+        name = f"allow[{self.entry}] of lab.yaml ({self.pattern})"
+        if self.expired:
+            return f"{name} expired on {self.until}: it allows nothing any more"
+        if self.unused:
+            return f"{name} is unused: all that it is for passed without it"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +197,8 @@ class RunResult:
     qemu_version: str
     interrupted: bool = False
     kernels: tuple[KernelResult, ...] = field(default=())
+    allow: tuple[AllowUse, ...] = ()
+    """The lab's allow-list, where it has one."""
 
     @property
     def cells(self) -> tuple[CellResult, ...]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.adapters.kbuild import BuiltModule
-from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import LabError, RunInterruptedError
@@ -34,8 +33,7 @@ class ForkOrder:
     frozen: FrozenGuest
     modules: Mapping[str, BuiltModule]
     boots: BootCounter
-    symbols: Symbols
-    leaves: Sequence[str]
+    new_play: Callable[[Guest, Cell], Play]
     settle: float
     """Seconds for which a guest is watched after its scenario, if that does not say."""
 
@@ -117,7 +115,7 @@ class Forks:
                 return None
             cell = self._left.pop(0)
             self.count += 1
-            number, is_last = self.count, not self._left
+            is_last = not self._left
         guest = self._fork(cell)
         if guest is None:
             with self._lock:
@@ -125,7 +123,7 @@ class Forks:
                 self.count -= 1
             return None
         try:
-            return self._play_in(guest, cell, number, is_last)
+            return self._play_in(guest, cell, is_last)
         except BaseException:
             guest.close()
             raise
@@ -151,11 +149,10 @@ class Forks:
         self.failure = failure
         return None
 
-    def _play_in(self, guest: Guest, cell: Cell, number: int, is_last: bool) -> _Played:
+    def _play_in(self, guest: Guest, cell: Cell, is_last: bool) -> _Played:
         order = self._order
-        name = cell.scenario.name
-        folder = order.plan.run_dir.cell(order.plan.kernel, name)
-        play = Play(guest, cell.scenario, f"c{number}", folder, order.symbols, order.leaves)
+        folder = order.plan.run_dir.cell(order.plan.kernel, cell.scenario.name)
+        play = order.new_play(guest, cell)
         play.open()
         play.run()
         settle = cell.scenario.scenario.settle

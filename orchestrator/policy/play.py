@@ -27,6 +27,7 @@ from orchestrator.foundation.errors import (
     MachineError,
     RunInterruptedError,
 )
+from orchestrator.plan.allowing import Allowance, mark_allowed
 from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
     judge_findings,
@@ -132,13 +133,17 @@ class Play:
         folder: Path,
         symbols: Symbols,
         leaves: Sequence[str] = (),
+        allow: Sequence[Allowance] = (),
     ) -> None:
-        """``leaves`` are names that any scenario may leave behind."""
+        """``leaves`` are names that any scenario may leave behind; ``allow`` what the kernel may
+        say in this one.
+        """
         self._guest = guest
         self._symbols = symbols
         self._named = scenario
         self._scenario = scenario.scenario
         self._leaves = (*leaves, *scenario.scenario.leaves)
+        self._allow = allow
         self._cell = cell
         self._folder = folder
         self._course = _Course()
@@ -483,6 +488,7 @@ class Play:
         course = self._course
         expected = self._scenario.expect_kernel
         found = decode_findings(self._findings(until), self._guest.modules, self._symbols)
+        found = mark_allowed(found, self._allow)
         lost = () if "lost-log" in expected else tuple(f for f in found if f.kind == "lost-log")
         others = tuple(finding for finding in found if finding not in lost)
         findings, kernel_mismatches = judge_findings(expected, others)

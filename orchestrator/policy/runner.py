@@ -16,13 +16,15 @@ from orchestrator import __version__
 from orchestrator.adapters.accelerator import qemu_version
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.foundation import process
+from orchestrator.plan.allowing import judge_allowances
 from orchestrator.plan.outcome import CellResult, KernelResult, RunResult
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan
+from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import write_reports
-from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker
+from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
 
 POLL_SECONDS = 0.2
 
@@ -105,6 +107,7 @@ class Run:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._keep = keep
         self._slots = Slots(plan.jobs)
+        self._today = utc_today()
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._kernels: dict[str, KernelResult] = {}
@@ -148,6 +151,7 @@ class Run:
             self._post,
             self._slots,
             keep=self._keep,
+            today=self._today,
         )
 
     def _post(self, event: Event) -> None:
@@ -193,7 +197,14 @@ class Run:
             or KernelResult(plan.name, None, cells=tuple(self._cells.get(plan.name, ())))
             for plan in self._plan.kernels
         )
+        versions = {
+            kernel.name: KernelVersion.parse(kernel.identity.version)
+            for kernel in kernels
+            if kernel.identity
+        }
+        cells = [cell for kernel in kernels for cell in kernel.cells]
         return RunResult(
+            allow=judge_allowances(self._plan.lab, versions, cells, self._today),
             lab=self._plan.lab.file.lab,
             run_id=self._run_dir.root.name,
             lab_version=__version__,

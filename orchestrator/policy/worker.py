@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
+from orchestrator.plan.allowing import Allowance, allowances
 from orchestrator.plan.kconfig import missing_options
 from orchestrator.plan.klog import find_findings
 from orchestrator.plan.lock import Pinned
@@ -27,6 +29,7 @@ from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, 
 from orchestrator.plan.paths import RunDir, guest_dir
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.qemu import GuestSpec
+from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
@@ -39,6 +42,11 @@ MAX_FAILED_BOOTS = 2
 RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 # The reason of a cell that a signal kept from being judged.
 INTERRUPTED = "interrupted"
+
+
+def utc_today() -> datetime.date:
+    """The day that it is in UTC: the same for whoever plays a lab at the same moment."""
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 @dataclass(frozen=True)
@@ -163,11 +171,15 @@ class Worker:
         slots: Slots,
         *,
         keep: threading.Event | None = None,
+        today: datetime.date | None = None,
     ) -> None:
-        """``keep`` holds the last guest after the last scenario, until it is set."""
+        """``keep`` holds the last guest after the last scenario, until it is set; ``today``, now
+        in UTC if absent, says which entries of ``allow`` have expired.
+        """
         self._keep = keep
         self._slots = slots
         self._lock = threading.Lock()
+        self._allow = allowances(lab.file.allow, today or utc_today())
         self._lab = lab
         self._plan = plan
         self._cache = cache
@@ -217,6 +229,7 @@ class Worker:
             error=error.message if error else "",
             hint=error.hint if error else "",
             evidence=self._place(error.evidence) if error else "",
+            last_lines=error.last_lines if error else (),
             boot_seconds=self._boot_seconds,
             build_seconds=self._build_seconds,
             builds=tuple(self._built.folders) if self._built else (),
@@ -319,8 +332,7 @@ class Worker:
                 frozen,
                 self._built.modules if self._built else {},
                 self._boots,
-                self._symbols,
-                self._lab.file.leaves,
+                self._new_play,
                 self._lab.file.settle,
             )
             hold = None if self._keep is None else partial(self._hold, keep=self._keep)
@@ -405,13 +417,30 @@ class Worker:
         left.pop(0)
         self._listener(Doing(self._plan.name, cell.scenario.name))
         folder = self._run_dir.cell(self._plan.name, cell.scenario.name)
-        number = f"c{len(self._results) + 1}"
-        play = Play(guest, cell.scenario, number, folder, self._symbols, self._lab.file.leaves)
+        play = self._new_play(guest, cell)
         begin = play.open()
         self._close_window(begin)
         self._open = (play, folder)
         play.run()
         return not (fresh or play.guest_is_broken)
+
+    def _allowed_in(self, cell: Cell) -> tuple[Allowance, ...]:
+        """The entries of ``allow`` that this cell is in the scope of."""
+        assert self._identity is not None, "it is known before anything is played"
+        version = KernelVersion.parse(self._identity.version)
+        return tuple(each for each in self._allow if each.is_for(cell.scenario.name, version))
+
+    def _new_play(self, guest: Guest, cell: Cell) -> Play:
+        number = self._plan.cells.index(cell) + 1
+        return Play(
+            guest,
+            cell.scenario,
+            f"c{number}",
+            self._run_dir.cell(self._plan.name, cell.scenario.name),
+            self._symbols,
+            self._lab.file.leaves,
+            self._allowed_in(cell),
+        )
 
     def _close_window(self, until: Place | None) -> None:
         """Judge the cell that was played last, from the log up to ``until``."""

@@ -62,6 +62,7 @@ class Standin:
         self.monitor = socket.socket(fileno=fd_of("qmp"))
         self.nonce = read_member(initrd(), "lab/nonce").decode().strip()
         self.greeted = threading.Event()
+        self.registers = ""
 
     def do(self, verb: str, *arguments: str) -> None:
         getattr(self, verb.replace("-", "_"))(*arguments)
@@ -113,6 +114,14 @@ class Standin:
         threading.Thread(target=self._serve, args=(int(port),), daemon=True).start()
         self.greeted.wait()
 
+    def stand_still(self) -> None:
+        """A processor that is halted with interrupts off, as QEMU 7.2 tells it."""
+        self.registers = "RIP=000000000431e079 RFL=00000002 [-------] CPL=0 II=0 SMM=0 HLT=1"
+
+    def run_a_kernel(self) -> None:
+        """A processor that idles in a kernel."""
+        self.registers = "RIP=ffffffff81a8f4bb RFL=00000246 [---Z-P-] CPL=0 II=0 SMM=0 HLT=1"
+
     def offer_rescue(self) -> None:
         """A shell on the second serial port."""
         rescue = fd_of("rescue")
@@ -133,7 +142,9 @@ class Standin:
             if command["execute"] == "human-monitor-command":
                 if port < 0:
                     continue  # no answer at all
+                asked = command["arguments"]["command-line"]
                 answer = f"  TCP[HOST_FORWARD]  13  127.0.0.1 {port}  10.0.2.15  22  0  0\r\n"
+                answer = self.registers if asked == "info registers" else answer
             self._send({"return": answer, "id": command.get("id")})
             self.greeted.set()
             if command["execute"] == "chardev-send-break":

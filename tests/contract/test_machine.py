@@ -328,6 +328,46 @@ def test_a_guest_that_never_speaks_is_told(bench: Bench) -> None:
         bench.boot(("greet",), seconds=0.3)
 
 
+def test_a_processor_that_stands_still_is_told_before_the_deadline(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.1)
+    said = "no kernel started: the guest's processor has halted for good"
+    with pytest.raises(BootError, match=said) as caught:
+        bench.boot(("stand-still",), ("greet",), seconds=300)
+    assert "damaged kernel file" in caught.value.hint
+    assert caught.value.evidence == bench.folder / "console.log"
+
+
+def test_a_guest_that_is_up_and_not_heard_has_no_console(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.1)
+    with ssh_server(HOST_KEY, USER_KEY) as server:
+        orders = (("run-a-kernel",), ("greet", str(server.port)))
+        with pytest.raises(BootError, match=r"no console: .*answers over SSH"):
+            bench.boot(*orders, seconds=300)
+        assert server.tries == 0
+
+
+def test_a_kernel_that_runs_and_says_nothing_has_no_console(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.1)
+    with pytest.raises(BootError, match=r"no console: .*no 'ready'.*the console is empty"):
+        bench.boot(("run-a-kernel",), ("greet",), seconds=1)
+
+
+def test_a_kernel_that_idles_and_speaks_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.1)
+    with ssh_server(HOST_KEY, USER_KEY) as server:
+        port = str(server.port)
+        orders = (("say", "slow"), ("run-a-kernel",), ("greet", port), ("sleep", "1"), READY)
+        bench.boot(*orders)
+
+
 @at_once
 def test_an_init_that_gives_up_is_told_at_once(bench: Bench) -> None:
     with pytest.raises(BootError, match="init gave up: no disk"):

@@ -157,7 +157,7 @@ def mistakes(name: str) -> list[tuple[str, str]]:
 
 
 LAB_KEYS = (
-    "allowed here: lab, modules, kernels, groups, scenarios, leaves, images, guest, build, "
+    "allowed here: lab, modules, kernels, groups, scenarios, leaves, allow, images, guest, build, "
     "timeouts, settle"
 )
 

@@ -26,10 +26,11 @@ from orchestrator.plan.apichanges import API_CHANGES, ApiChange
 from orchestrator.plan.boundary import Shape
 from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.frames import CodeAddress, Frame, SourceLocation
-from orchestrator.plan.klog import Finding
+from orchestrator.plan.klog import Allowed, Finding
 from orchestrator.plan.leftovers import Leftover, describe_leftovers
 from orchestrator.plan.model import FindingClass
 from orchestrator.plan.outcome import (
+    AllowUse,
     CellResult,
     CommandResult,
     FolderBuild,
@@ -160,14 +161,30 @@ def not_built(text: str, change: ApiChange | None = None, kernel: str = "k1") ->
     return CellResult(kernel, "greeting/old", Outcome.FAILED, reason, build=failure)
 
 
+def allowed_cell(text: str, *, expired: bool = False) -> CellResult:
+    allowed = Allowed(0, f"known: {text}", "2026-12-31", expired)
+    found = Finding("warning", text, 20, 20, (text,), allowed=allowed)
+    return replace(cell(Outcome.PASSED, "greeting/allowed"), findings=(found,))
+
+
 CHANGE = API_CHANGES[-1]
 NOT_BUILT = run(kernel(not_built("from(timer)", CHANGE)))
-HOSTILE_RUN = run(
-    replace(
-        kernel(failed_cell(text=HOSTILE), not_built(HOSTILE), name=HOSTILE, error=HOSTILE),
-        hint=HOSTILE,
-        evidence=HOSTILE,
-    )
+HOSTILE_RUN = replace(
+    run(
+        replace(
+            kernel(
+                failed_cell(text=HOSTILE),
+                not_built(HOSTILE),
+                allowed_cell(HOSTILE),
+                name=HOSTILE,
+                error=HOSTILE,
+            ),
+            hint=HOSTILE,
+            evidence=HOSTILE,
+            last_lines=(HOSTILE, HOSTILE),
+        )
+    ),
+    allow=(AllowUse(0, HOSTILE, HOSTILE, "2026-01-01", True, 1, False),),
 )
 
 
@@ -775,3 +792,58 @@ def test_a_report_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Pa
     with pytest.raises(OSError, match="directory"):
         write_reports(EVERYTHING, tmp_path)
     assert os.listdir(tmp_path) == ["report.txt"]
+
+
+# --- the allow-list, and boots that fail -----------------------------------------------------
+
+USED = AllowUse(0, "at a.c", "known", "2026-12-31", expired=False, count=1, unused=False)
+ALLOWED = replace(run(kernel(allowed_cell("WARNING: at a.c:1"))), allow=(USED,))
+
+
+def test_what_is_allowed_is_in_every_report() -> None:
+    report = render_report(ALLOWED)
+    assert "allowed in greeting/allowed on k1: warning: WARNING: at a.c:1\n" in report
+    assert "  until 2026-12-31: known: WARNING: at a.c:1\n" in report
+    assert "\n1 complaint allowed; report.txt says why\n" in render_summary(ALLOWED)
+    raw = json.loads(render_results(ALLOWED))
+    (found,) = raw["kernels"][0]["cells"][0]["findings"]
+    assert found["allowed"]["reason"] == "known: WARNING: at a.c:1"
+    assert raw["allow"][0]["count"] == 1
+    assert '<property name="allowed" value="warning: WARNING: at a.c:1" />' in render_junit(ALLOWED)
+
+
+def test_what_is_allowed_no_more_is_a_complaint_as_any() -> None:
+    past = replace(allowed_cell("WARNING: x", expired=True), outcome=Outcome.FAILED)
+    report = render_report(run(kernel(past)))
+    assert "the kernel complained: warning: WARNING: x\n" in report
+    assert "allowed in" not in report
+    assert 'type="kernel.warning"' in render_junit(run(kernel(past)))
+
+
+@pytest.mark.parametrize(
+    ("use", "note"),
+    [
+        (USED, ""),
+        (
+            replace(USED, expired=True),
+            "note: allow[0] of lab.yaml (at a.c) expired on 2026-12-31: it allows nothing any more",
+        ),
+        (
+            replace(USED, unused=True),
+            "note: allow[0] of lab.yaml (at a.c) is unused: all that it is for passed without it",
+        ),
+    ],
+)
+def test_the_state_of_the_list_is_noted(use: AllowUse, note: str) -> None:
+    result = replace(ALLOWED, allow=(use,))
+    for text in (render_summary(result), render_report(result)):
+        assert ("note: " in text) == bool(note)
+        assert note in " ".join(text.split())
+
+
+def test_the_last_of_a_console_is_shown() -> None:
+    gone = replace(kernel(error="no root"), last_lines=("one line", "Kernel panic"))
+    for text in (render_summary(run(gone)), render_report(run(gone))):
+        assert "    | one line\n    | Kernel panic\n" in text
+    raw = json.loads(render_results(run(gone)))
+    assert raw["kernels"][0]["last_lines"] == ["one line", "Kernel panic"]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from orchestrator.adapters.cache import default_cache_dir
+from orchestrator.adapters.machine import BootFiles, start_machine
+from orchestrator.adapters.ssh import generate_key_pair
+from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import BootError
+from orchestrator.plan.qemu import GuestSpec
 
 from .conftest import Started, run_lab
 
@@ -129,12 +135,70 @@ def test_a_full_disk_under_the_results(tmp_path: Path, tiny_disk: Callable[[int]
     assert "Traceback" not in ran.output
 
 
-def test_a_kernel_that_does_not_boot(tmp_path: Path) -> None:
-    lab = small_lab(tmp_path / "lab", arguments='["rdinit=/nothing"]')
+@pytest.mark.parametrize(
+    ("argument", "said", "hint", "last"),
+    [
+        (
+            "rdinit=/nothing",
+            "before init: the guest's kernel panicked: Kernel panic - not syncing: VFS: Unable",
+            "no `init=` or `rdinit=`",
+            "Kernel panic - not syncing: VFS: Unable",
+        ),
+        ("8250.nr_uarts=0", "no console: a kernel runs", "SERIAL_8250_CONSOLE=y", "Booting from"),
+        (
+            "initcall_blacklist=virtio_blk_init",
+            "no root: the boot ended in the initramfs",
+            "it refused to load virtio_blk.ko",
+            "boot failed-no-disk",
+        ),
+        (
+            "initcall_blacklist=virtio_net_driver_init",
+            "no network: the guest has no eth0",
+            "it refused to load virtio_net.ko",
+            "boot failed-no-network",
+        ),
+    ],
+    ids=["panic", "no-console", "no-root", "no-network"],
+)
+def test_a_kernel_that_does_not_boot(
+    tmp_path: Path, argument: str, said: str, hint: str, last: str
+) -> None:
+    lab = small_lab(tmp_path / "lab", arguments=f'["{argument}"]')
     ran = run_lab(tmp_path / "results", "--lab", lab)
     assert ran.status == 3
-    assert "the guest's kernel panicked: Kernel panic - not syncing" in ran.output
+    (kernel,) = ran.results["kernels"]
+    assert said in kernel["error"]
+    assert hint in kernel["hint"]
+    assert any(last in line for line in kernel["last_lines"])
     assert {cell["outcome"] for cell in ran.cells().values()} == {"error"}
+    assert last in ran.output
+    # Long before the boot's own deadline, 150 s where guests are emulated.
+    assert "(150 s)" not in kernel["error"]
+
+
+def test_a_damaged_kernel_file_is_told_at_once(tmp_path: Path) -> None:
+    """Its header is whole, so QEMU starts it; the code that unpacks the rest gives up."""
+    kernels = sorted((default_cache_dir() / "kernels").glob("6.1.0-*-cloud-amd64-*/vmlinuz"))
+    if not kernels:
+        pytest.skip("no kernel is cached yet; the other tests here fetch one")
+    data = bytearray(kernels[-1].read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4096] = bytes(4096)
+    with tempfile.TemporaryDirectory() as folder:  # where QEMU's user may look
+        damaged = Path(folder) / "vmlinuz"
+        damaged.write_bytes(data)
+        (Path(folder) / "initramfs").write_bytes(b"")
+        files = BootFiles(damaged, Path(folder) / "initramfs")
+        key = generate_key_pair()
+        spec = GuestSpec("tcg", memory_mib=256, cpus=2)
+        said = "no kernel started: the guest's processor has halted for good"
+        with (
+            start_machine(spec, files, tmp_path / "boot", user_key=key, host_key=key) as machine,
+            pytest.raises(BootError, match=said) as caught,
+        ):
+            machine.wait_for_boot(Deadline.after(120, "the boot"), key, key)
+    assert "a damaged kernel file" in caught.value.hint
+    assert any("Booting from ROM" in line for line in caught.value.last_lines)
 
 
 def test_no_scenario_is_no_success(tmp_path: Path) -> None:

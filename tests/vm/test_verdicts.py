@@ -20,6 +20,7 @@ PASSED = (
     "forged-log",
     "reboot",
     "warns-as-expected",
+    "warns-as-allowed",
     "oops-leaves-no-trace-behind",
     "bug-as-expected",
     "panics-as-expected",
@@ -37,6 +38,7 @@ FAILED = {
     "load-fails": "failed with ENODEV, expected success: its init function returned -ENODEV",
     "endless-file": "the file has no end",
     "warns": "unexpected warning: WARNING: CPU:",
+    "warns-after-the-end": "allow[1] of lab.yaml would allow it, but expired on 2020-01-31",
     "does-not-warn": "expected warning",
     "oops": "unexpected oops: BUG: kernel NULL pointer dereference",
     "panics": "unexpected panic: Kernel panic - not syncing: as asked",
@@ -62,6 +64,7 @@ CULPRITS = {
     "oops": ("oops", "misbehave_oops"),
     "warns": ("warning", "misbehave_init"),
     "warns-as-expected": ("warning", "misbehave_init"),
+    "warns-as-allowed": ("warning", "misbehave_init"),
     "bug-as-expected": ("bug", "misbehave_init"),
     "panics": ("panic", "misbehave_init"),
     "panics-as-expected": ("panic", "misbehave_init"),
@@ -172,6 +175,26 @@ def test_who_holds_a_module_is_told(ran: Ran) -> None:
 def test_a_hang_leaves_the_stacks_of_blocked_tasks(ran: Ran) -> None:
     log = (ran.run_dir / cell(ran, "hangs")["evidence"] / "kernel.log").read_text()
     assert "sysrq: Show " in log
+
+
+def test_what_is_allowed_is_kept_with_its_reason(ran: Ran) -> None:
+    (finding,) = cell(ran, "warns-as-allowed")["findings"]
+    reason = "it warns as it is asked to"
+    allowed = {"entry": 0, "reason": reason, "until": "2999-12-31", "expired": False}
+    assert (finding["kind"], finding["allowed"]) == ("warning", allowed)
+    report = (ran.run_dir / "report.txt").read_text()
+    assert "allowed in scenarios/warns-as-allowed on 6.1: warning: WARNING: " in report
+    assert f"  until 2999-12-31: {reason}" in report
+
+
+def test_what_the_allow_list_is_good_for_is_told(ran: Ran) -> None:
+    used, expired, unused = ran.results["allow"]
+    assert (used["count"], used["unused"], used["expired"]) == (1, False, False)
+    assert (expired["count"], expired["expired"]) == (1, True)
+    assert (unused["count"], unused["unused"]) == (0, True)
+    for said in ("allow[1] of lab.yaml", "allow[2] of lab.yaml (never said) is unused"):
+        assert said in " ".join(ran.output.split())
+        assert said in (ran.run_dir / "report.txt").read_text()
 
 
 def test_a_splat_is_in_its_own_cell_alone(ran: Ran) -> None:

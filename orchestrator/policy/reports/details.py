@@ -37,6 +37,7 @@ _LEGEND = (
     "FAIL  failed: they did not",
     "ERR   error: the lab could not do or could not see what a verdict needs",
     "-     skipped: not meant for this kernel, or not reached",
+    "What each reason means, and what to do about it: docs/verdicts.md of the lab.",
 )
 
 
@@ -47,6 +48,7 @@ def render_report(result: RunResult) -> str:
         "\n".join(_matrix(result)),
         "\n".join(_LEGEND),
         "\n".join(render_changes_in_full(result)),
+        "\n".join(_allow(result)),
         *("\n".join(_told(cell)) for cell in result.cells if cell.outcome is not Outcome.PASSED),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -74,6 +76,7 @@ def _matrix(result: RunResult) -> Iterator[str]:
             yield visible(f"    hint: {kernel.hint}")
         if kernel.evidence:
             yield visible(f"    see:  {kernel.evidence}")
+        yield from (cut(f"    | {line}") for line in kernel.last_lines)
         yield from _builds(kernel)
         yield from _guests(kernel)
     yield ""
@@ -94,6 +97,20 @@ def _guests(kernel: KernelResult) -> Iterator[str]:
         yield f"    booted {times}{forks}"
     if kernel.fork_note:
         yield cut(f"    {kernel.fork_note}")
+
+
+def _allow(result: RunResult) -> Iterator[str]:
+    """What was allowed, and what is to be known of the allow-list."""
+    for cell in result.cells:
+        for finding in cell.findings:
+            if finding.allowed is not None and not finding.allowed.expired:
+                yield cut(f"allowed in {cell.scenario} on {cell.kernel}: {_as_allowed(finding)}")
+                yield cut(f"  until {finding.allowed.until}: {finding.allowed.reason}")
+    yield from (cut(f"note: {note}") for use in result.allow if (note := use.note()))
+
+
+def _as_allowed(finding: Finding) -> str:
+    return f"{finding.kind}: {finding.headline}"
 
 
 _BUILT = {"host": "built on the host", "guest": "built in the guest", "cache": "cached"}
@@ -140,12 +157,15 @@ def render_cell(cell: CellResult) -> Iterator[str]:
 
 
 def _findings(findings: Sequence[Finding]) -> Iterator[str]:
-    unexpected = [finding for finding in findings if not finding.expected]
+    unexpected = [finding for finding in findings if not finding.harmless]
     for finding in unexpected[:MAX_FINDINGS]:
         yield from _finding(finding)
     if len(unexpected) > MAX_FINDINGS:
         yield f"… and {len(unexpected) - MAX_FINDINGS} more complaints of the kernel"
     for finding in findings:
+        if finding.allowed is not None and finding.harmless:
+            yield cut(f"the kernel complained, and may: {_as_allowed(finding)}")
+            yield cut(f"  until {finding.allowed.until}: {finding.allowed.reason}")
         if finding.expected:
             yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
             if finding.culprit is not None:

@@ -85,8 +85,11 @@ def _case(result: RunResult, cell: CellResult, change: str) -> ElementTree.Eleme
             "time": f"{cell.seconds:.3f}",
         },
     )
-    if change and cell.outcome is Outcome.FAILED:
-        case.append(_properties({"boundary": change}))
+    values = {"boundary": change} if change and cell.outcome is Outcome.FAILED else {}
+    if allowed := [each for each in cell.findings if each.allowed and each.harmless]:
+        values["allowed"] = "; ".join(f"{each.kind}: {each.headline}" for each in allowed)
+    if values:
+        case.append(_properties(values))
     if cell.outcome is not Outcome.PASSED:
         told = _element(_TAGS[cell.outcome], {"message": cell.reason})
         if cell.outcome is not Outcome.SKIPPED:
@@ -104,7 +107,7 @@ def _type_of(cell: CellResult) -> str:
     """What kind of failure: what was compared, or what the kernel complained of."""
     if cell.outcome is Outcome.ERROR:
         return "error"
-    finding = next((each for each in cell.findings if not each.expected), None)
+    finding = next((each for each in cell.findings if not each.harmless), None)
     if finding is not None:
         return f"kernel.{finding.kind}"
     mismatch = next((each for step in cell.steps for each in step.mismatches), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -58,6 +59,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "verdict": verdict.message,
         "counts": {outcome.value: result.count(outcome) for outcome in Outcome},
         "boundaries": [_boundary(boundary) for boundary in find_boundaries(result)],
+        "allow": [asdict(use) for use in result.allow],
         "kernels": [_kernel(kernel) for kernel in result.kernels],
     }
 
@@ -108,6 +110,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "error": kernel.error,
         "hint": kernel.hint,
         "evidence": kernel.evidence,
+        "last_lines": list(kernel.last_lines),
         "boot_seconds": _seconds(kernel.boot_seconds),
         "build_seconds": _seconds(kernel.build_seconds),
         "builds": [_build(build) for build in kernel.builds],
@@ -196,6 +199,14 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "kind": finding.kind,
         "headline": finding.headline,
         "expected": finding.expected,
+        "allowed": None
+        if finding.allowed is None
+        else {
+            "entry": finding.allowed.entry,
+            "reason": finding.allowed.reason,
+            "until": finding.allowed.until,
+            "expired": finding.allowed.expired,
+        },
         "first": finding.first,
         "last": finding.last,
         "modules": list(finding.modules),

@@ -39,6 +39,7 @@ def render_summary(result: RunResult) -> str:
         lines += ["", *_told(cell)]
     if len(told) > MAX_TOLD:
         lines += ["", f"… and {len(told) - MAX_TOLD} more; report.txt has them all"]
+    lines += _allow(result)
     accelerator = f"{result.accelerator} ({result.accelerator_reason})"
     lines += ["", *wrapped(f"accelerator: {accelerator}", "  ")]
     lines += wrapped(judge_result(result).message, "")
@@ -89,6 +90,19 @@ def _kernel_errors(result: RunResult) -> Iterator[str]:
             yield from wrapped(f"  hint: {kernel.hint}", "    ")
         if kernel.evidence:
             yield from wrapped(f"  see:  {kernel.evidence}", "    ")
+        yield from (clip(visible(f"    | {line}"), WIDTH) for line in kernel.last_lines)
+
+
+def _allow(result: RunResult) -> Iterator[str]:
+    """How often the allow-list spoke, and what is to be known of it."""
+    allowed = sum(use.count for use in result.allow if not use.expired)
+    notes = [note for use in result.allow if (note := use.note())]
+    if allowed or notes:
+        yield ""
+    if allowed:
+        yield f"{allowed} complaint{'s' if allowed > 1 else ''} allowed; report.txt says why"
+    for note in notes[:MAX_TOLD]:
+        yield from wrapped(f"note: {note}", "  ")
 
 
 def _told(cell: CellResult) -> Iterator[str]:
@@ -111,7 +125,7 @@ def _excerpt(cell: CellResult) -> Iterator[str]:
     """The compiler's line of source, or the kernel's own words, where they are the reason."""
     if cell.build is not None:
         yield from (clip(f"  {line}", WIDTH) for line in cell.build.excerpt())
-    finding = next((each for each in cell.findings if not each.expected), None)
+    finding = next((each for each in cell.findings if not each.harmless), None)
     if finding is not None:
         culprit = finding.culprit
         if culprit is not None and culprit.text:
