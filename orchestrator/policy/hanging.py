@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.adapters.kbuild import BuiltModule
 from orchestrator.adapters.symbols import Symbols
@@ -32,8 +32,8 @@ class HungStep:
     """A step that was given up, and what its guest said then."""
 
     number: int
-    seconds: float
-    """How long it had."""
+    mismatch: Mismatch
+    """That it did not do what it must within its time, not yet why."""
     tasks: bytes
     """What ``lab-stacks`` printed, or as much of it as came."""
     since: Place
@@ -41,19 +41,19 @@ class HungStep:
     holders: tuple[str, ...] = ()
     """Who holds the module that it was to unload."""
 
-    def mismatch(self, why: str = "") -> Mismatch:
-        """That the step did not end; why; and who holds its module."""
+    def explained(self, why: str = "") -> Mismatch:
+        """Its mismatch with the reason, where one is known, and with who holds its module."""
         because = f": {why}" if why else ""
         held = f"; held by {self.holders[0]}" if self.holders else ""
-        return Mismatch(
-            "time",
-            f"it did not end within {self.seconds:g} s{because}{held}",
-            tuple(f"held by: {each}" for each in self.holders),
+        return replace(
+            self.mismatch,
+            message=f"{self.mismatch.message}{because}{held}",
+            diff=(*self.mismatch.diff, *(f"held by: {each}" for each in self.holders)),
         )
 
 
-def ask_hung_guest(guest: Guest, name: str) -> tuple[bytes, Place]:
-    """What ``lab-stacks`` says of the processes behind ``/run/lab/NAME``, and where SysRq's begin.
+def ask_hung_guest(guest: Guest, number: int, name: str, mismatch: Mismatch) -> HungStep:
+    """What a guest says of a step whose first process ``/run/lab/NAME`` tells.
 
     SSH comes first: only ``/proc`` tells of whoever sleeps, and at once whose process it is.
     Raises ``RunInterruptedError`` alone.
@@ -71,7 +71,7 @@ def ask_hung_guest(guest: Guest, name: str) -> tuple[bytes, Place]:
         pass  # SSH is dead, which is what SysRq is for
     since = guest.place()
     guest.machine.collect_hang(deadline, every_task=not parse_tasks(tasks).are_told)
-    return tasks, since
+    return HungStep(number, mismatch, tasks, since)
 
 
 def explain_hang(

@@ -236,29 +236,28 @@ class Play:
 
     def _hung(self, step: Step, timeout: CommandTimeoutError) -> StepResult:
         self._course.broken = timeout.message
+        seconds = self._seconds_for(step)
+        mismatch = Mismatch("time", f"it did not end within {seconds:g} s")
         name = step.end if isinstance(step, EndStep) else STEP
-        tasks, since = ask_hung_guest(self._guest, name)
-        hung = HungStep(
-            number=len(self._course.steps) + 1,
-            seconds=self._seconds_for(step),
-            tasks=tasks,
-            since=since,
-            holders=self._holders_of(step.unload.replace("-", "_"))
-            if isinstance(step, UnloadStep)
-            else (),
-        )
-        self._course.hung = hung
-        command = CommandResult(
-            step.title, None, None, timeout.stdout, timeout.stderr, hung.seconds
-        )
+        hung = self._ask_hung_guest(name, mismatch)
+        if isinstance(step, UnloadStep):
+            holders = self._holders_of(step.unload.replace("-", "_"))
+            self._course.hung = hung = replace(hung, holders=holders)
+        command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
         return StepResult(
             number=0,
             title=step.title,
             outcome=Outcome.FAILED,
-            seconds=hung.seconds,
-            mismatches=(hung.mismatch(),),
+            seconds=seconds,
+            mismatches=(hung.explained(),),
             command=command,
         )
+
+    def _ask_hung_guest(self, name: str, mismatch: Mismatch) -> HungStep:
+        """Have the guest say where the tasks of the present step are; ``judge`` explains it."""
+        number = len(self._course.steps) + 1
+        self._course.hung = ask_hung_guest(self._guest, number, name, mismatch)
+        return self._course.hung
 
     # --- markers ---------------------------------------------------------------------------
 
@@ -470,7 +469,11 @@ class Play:
         self._course.named[step.name] = self._guest.find(begin)
         if step.until is not None and not job.wait_for_output(step.until.encode(), deadline):
             message = f"it did not print {step.until!r} within {deadline.seconds:g} s"
-            return _judged(step, None, (Mismatch("until", message),))
+            mismatch = Mismatch("until", message)
+            seconds = deadline.elapsed
+            if deadline.passed:
+                self._ask_hung_guest(step.name, mismatch)
+            return replace(_judged(step, None, (mismatch,)), seconds=seconds)
         return _judged(step, None, ())
 
     def _end(self, step: EndStep) -> StepResult:
@@ -547,7 +550,7 @@ class Play:
         hang = explain_hang(hung, self._guest, until, self._guest.modules, self._symbols)
         at = hung.number - 1
         step = self._course.steps[at]
-        told = hung.mismatch(hang.explanation)
+        told = hung.explained(hang.explanation)
         self._course.steps[at] = replace(step, mismatches=(told, *step.mismatches[1:]))
         return hang
 
@@ -580,7 +583,7 @@ class Play:
         transcript = "\n".join(render_step(step) for step in self._course.steps)
         (self._folder / "transcript.txt").write_text(transcript)
         if self._course.hung is not None:
-            lines = visible_lines(decode(self._course.hung.tasks))
+            lines = visible_lines(decode(self._course.hung.tasks).replace("\t", " "))
             (self._folder / "tasks.txt").write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -42,6 +42,7 @@ FAILED = {
     "panics": "unexpected panic: Kernel panic - not syncing: as asked",
     "hangs": "load misbehave: it did not end within 15 s: it sleeps in misbehave_hang at ",
     "hangs-without-ssh": "(msleep_interruptible)",
+    "hangs-in-the-background": "it did not print 'loaded' within 15 s: it sleeps in ",
     "hangs-outside-modules": ": it did not end within 15 s: sleep (pid ",
     "powers-off": "powered off or rebooted",
     "litters-proc": "left behind: /proc/litter",
@@ -72,6 +73,7 @@ CULPRITS = {
 HANGS = {
     "hangs": ("hang", "misbehave_hang", "misbehave.c"),
     "hangs-without-ssh": ("hang", "misbehave_hang", "misbehave.c"),
+    "hangs-in-the-background": ("hang", "misbehave_hang", "misbehave.c"),
     "never-ends-its-unload": ("stuck", "litter_exit", "litter.c"),
 }
 SOURCES = LABS / "verdicts/module"
@@ -144,7 +146,7 @@ def test_a_broken_guest_is_replaced(ran: Ran) -> None:
     breaking = (
         *("warns", "warns-as-expected", "oops", "bug-as-expected"),
         *("panics", "panics-as-expected", "powers-off"),
-        *("hangs", "hangs-without-ssh", "hangs-outside-modules"),
+        *("hangs", "hangs-without-ssh", "hangs-in-the-background", "hangs-outside-modules"),
     )
     leaving = (
         *("litters-proc", "litters-a-device", "litters-a-cache", "litters-a-region"),
@@ -200,6 +202,7 @@ def test_the_line_of_a_hang_is_named(ran: Ran, name: str, place: tuple[str, str,
     hung = cell(ran, name)["hang"]["stacks"][0]
     culprit = {"function": function, "file": file, "line": number}
     assert hung["culprit"] == {**culprit, "source": text, "own": True}
+    assert cell(ran, name)["findings"] == []
     where = f" sleeps in {function} at {file}:{number} (msleep_interruptible)"
     assert cell(ran, name)["reason"].endswith(where)
     assert f"{file}:{number}: {text}" in ran.output

@@ -104,10 +104,10 @@ def _told(cell: CellResult) -> Iterator[str]:
         yield from _excerpt(cell)
     for sentence, mismatch in told[:MAX_MISMATCHES]:
         yield from _mismatch(sentence, mismatch)
-        if cell.hang is not None and mismatch.what == "time":
-            yield from _hung_at(cell.hang)
     if len(told) > MAX_MISMATCHES:
         yield f"  … and {len(told) - MAX_MISMATCHES} more mismatches"
+    if cell.hang is not None:
+        yield from _hung_at(cell.hang)
     if cell.evidence is not None:
         yield from wrapped(f"  evidence: {cell.evidence}", "    ")
 
