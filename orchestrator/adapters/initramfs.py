@@ -28,6 +28,7 @@ SCRIPTS = {
     "lab/bin/lab-background": "lab-background",
     "lab/bin/lab-names": "lab-names",
     "lab/bin/lab-holders": "lab-holders",
+    "lab/bin/lab-stacks": "lab-stacks",
 }
 
 

@@ -21,6 +21,7 @@ from orchestrator.foundation.errors import (
 from orchestrator.plan.buildfailure import BuildFailure
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.leftovers import Leftover
+from orchestrator.plan.stacks import Stack
 
 
 class Outcome(enum.Enum):
@@ -79,6 +80,18 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class Hang:
+    """Where a guest was when a step of it did not end by its deadline."""
+
+    step: int
+    """The step's number."""
+    explanation: str
+    """Why it does not end, in words that are safe to show; empty where nothing tells."""
+    stacks: tuple[Stack, ...] = ()
+    """Of the tasks that may be why, those to blame first."""
+
+
+@dataclass(frozen=True)
 class KernelIdentity:
     """Which kernel a cell ran on. ``release`` is what ``uname -r`` says."""
 
@@ -111,6 +124,8 @@ class CellResult:
     """Names that were not there before, without those that the scenario may leave."""
     build: BuildFailure | None = None
     """Why its module does not build, where that is the reason."""
+    hang: Hang | None = None
+    """What is known of the step that did not end, where one did not."""
 
 
 BuiltBy = Literal["host", "guest", "cache"]

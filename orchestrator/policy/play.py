@@ -61,10 +61,18 @@ from orchestrator.plan.model import (
     UnloadStep,
     WriteStep,
 )
-from orchestrator.plan.outcome import CellResult, CommandResult, Mismatch, Outcome, StepResult
-from orchestrator.plan.visible import clip, decode, visible
+from orchestrator.plan.outcome import (
+    CellResult,
+    CommandResult,
+    Hang,
+    Mismatch,
+    Outcome,
+    StepResult,
+)
+from orchestrator.plan.visible import clip, decode, visible, visible_lines
 from orchestrator.policy.decoding import decode_findings
 from orchestrator.policy.guest import Guest, Place
+from orchestrator.policy.hanging import HungStep, ask_hung_guest, explain_hang
 
 # After this the kernel's state is not what the next scenario may count on.
 SETTLE_SECONDS = 2.0
@@ -79,6 +87,8 @@ _OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULT
 LIST_NAMES = ". /lab/bin/lab-names"
 # The same once more, after what the kernel may still have to do behind an unload's back.
 LIST_NAMES_LATER = f"sleep 1; lab_links=1; {LIST_NAMES}"
+# Where lab-step leaves the number of a step's first process, below /run/lab.
+STEP = ".step"
 # How delete_module(2) says that somebody holds the module.
 _HELD = ("EAGAIN", "EWOULDBLOCK", "EBUSY")
 _ERRNO = re.compile(rb"^sysio: \w+: (E[A-Z0-9]+)", re.MULTILINE)
@@ -100,6 +110,8 @@ class _Course:
     """Modules of which it is told who holds them."""
     window: tuple[Place, Place] | None = None
     """The log of the step that was played last, from its marker to its end."""
+    hung: HungStep | None = None
+    """The step that did not end, and what the guest said of it."""
     broken: str = ""
     """Why the guest cannot be used any more."""
     error: str = ""
@@ -229,15 +241,28 @@ class Play:
 
     def _hung(self, step: Step, timeout: CommandTimeoutError) -> StepResult:
         self._course.broken = timeout.message
-        self._guest.machine.collect_hang(Deadline.after(10 * self._guest.plan.scale, "SysRq"))
         seconds = self._seconds_for(step)
-        command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
         mismatch = Mismatch("time", f"it did not end within {seconds:g} s")
+        name = step.end if isinstance(step, EndStep) else STEP
+        hung = self._ask_hung_guest(name, mismatch)
         if isinstance(step, UnloadStep):
-            mismatch = _held_by(mismatch, self._holders_of(step.unload.replace("-", "_")))
+            holders = self._holders_of(step.unload.replace("-", "_"))
+            self._course.hung = hung = replace(hung, holders=holders)
+        command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
         return StepResult(
-            0, step.title, Outcome.FAILED, seconds=seconds, mismatches=(mismatch,), command=command
+            number=0,
+            title=step.title,
+            outcome=Outcome.FAILED,
+            seconds=seconds,
+            mismatches=(hung.explained(),),
+            command=command,
         )
+
+    def _ask_hung_guest(self, name: str, mismatch: Mismatch) -> HungStep:
+        """Have the guest say where the tasks of the present step are; ``judge`` explains it."""
+        number = len(self._course.steps) + 1
+        self._course.hung = ask_hung_guest(self._guest, number, name, mismatch)
+        return self._course.hung
 
     # --- markers ---------------------------------------------------------------------------
 
@@ -449,7 +474,11 @@ class Play:
         self._course.named[step.name] = self._guest.find(begin)
         if step.until is not None and not job.wait_for_output(step.until.encode(), deadline):
             message = f"it did not print {step.until!r} within {deadline.seconds:g} s"
-            return _judged(step, None, (Mismatch("until", message),))
+            mismatch = Mismatch("until", message)
+            seconds = deadline.elapsed
+            if deadline.passed:
+                self._ask_hung_guest(step.name, mismatch)
+            return replace(_judged(step, None, (mismatch,)), seconds=seconds)
         return _judged(step, None, ())
 
     def _end(self, step: EndStep) -> StepResult:
@@ -486,6 +515,7 @@ class Play:
     def judge(self, kernel: str, until: Place | None, evidence: Path) -> CellResult:
         """The cell's result, from its steps and from the log up to ``until`` (None: its end)."""
         course = self._course
+        hang = self._explain_hang(until)
         expected = self._scenario.expect_kernel
         found = decode_findings(self._findings(until), self._guest.modules, self._symbols)
         found = mark_allowed(found, self._allow)
@@ -515,7 +545,20 @@ class Play:
             taint_after=self._taints[-1] if len(self._taints) > 1 else None,
             seconds=self._seconds,
             evidence=evidence,
+            hang=hang,
         )
+
+    def _explain_hang(self, until: Place | None) -> Hang | None:
+        """Why a step did not end, where one did not; its mismatch tells it from now on."""
+        hung = self._course.hung
+        if hung is None:
+            return None
+        hang = explain_hang(hung, self._guest, until, self._guest.modules, self._symbols)
+        at = hung.number - 1
+        step = self._course.steps[at]
+        told = hung.explained(hang.explanation)
+        self._course.steps[at] = replace(step, mismatches=(told, *step.mismatches[1:]))
+        return hang
 
     def _judge_end(self, end: LabError, expected: tuple[str, ...]) -> tuple[Outcome, list[str]]:
         """What the guest's own end means: wanted, the module's fault, or QEMU's."""
@@ -545,6 +588,9 @@ class Play:
         (self._folder / "kernel.log").write_text(log)
         transcript = "\n".join(render_step(step) for step in self._course.steps)
         (self._folder / "transcript.txt").write_text(transcript)
+        if self._course.hung is not None:
+            lines = visible_lines(decode(self._course.hung.tasks).replace("\t", " "))
+            (self._folder / "tasks.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
 def _parameter(value: str | int | bool) -> str:

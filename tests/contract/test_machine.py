@@ -219,6 +219,41 @@ def test_a_hung_guest_is_asked_for_its_tasks(bench: Bench) -> None:
     assert texts == ["hung", "sysrq: w", "sysrq: l"]
 
 
+@pytest.fixture
+def quick_sysrq(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "BREAK_SECONDS", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(machine, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(machine, "SYSRQ_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("quick_sysrq")
+@pytest.mark.parametrize(
+    ("missed", "answers"),
+    [
+        ("0", ["sysrq: w", "sysrq: l", "sysrq: t"]),
+        ("2", ["w", "w", "sysrq: w", "sysrq: l", "sysrq: t"]),
+        ("9", ["w", "w", "w"]),  # what takes no request takes no other
+    ],
+)
+def test_a_guest_that_misses_a_break_is_asked_again(
+    bench: Bench, missed: str, answers: list[str]
+) -> None:
+    with bench.start(("miss-breaks", missed), ("greet",)) as guest:
+        guest.greet()
+        guest.collect_hang(soon(30), every_task=True)
+        assert [record.text for record in guest.log.records()] == answers
+
+
+@pytest.mark.usefixtures("quick_sysrq")
+def test_a_guest_that_says_on_and_on_is_not_waited_for(bench: Bench) -> None:
+    with bench.start(("greet",), ("flood",)) as guest:
+        guest.greet()
+        guest.log.wait_until(lambda: guest.log.count > 100, soon(30))
+        started = time.monotonic()
+        guest.collect_hang(soon(2))
+        assert time.monotonic() - started < 15
+
+
 @at_once
 def test_a_probe_is_over_when_the_first_process_has_spoken(bench: Bench) -> None:
     bench.order(("greet",), ("say", "lab-NONCE boot probed"))

@@ -25,7 +25,7 @@ from orchestrator.foundation.errors import (
 from orchestrator.plan.apichanges import API_CHANGES, ApiChange
 from orchestrator.plan.boundary import Shape
 from orchestrator.plan.buildfailure import BuildFailure
-from orchestrator.plan.frames import CodeAddress, Frame, SourceLocation
+from orchestrator.plan.frames import CodeAddress, Frame, SourceLocation, parse_frames
 from orchestrator.plan.klog import Allowed, Finding
 from orchestrator.plan.leftovers import Leftover, describe_leftovers
 from orchestrator.plan.model import FindingClass
@@ -34,6 +34,7 @@ from orchestrator.plan.outcome import (
     CellResult,
     CommandResult,
     FolderBuild,
+    Hang,
     KernelIdentity,
     KernelResult,
     Mismatch,
@@ -42,6 +43,7 @@ from orchestrator.plan.outcome import (
     StepResult,
     judge_result,
 )
+from orchestrator.plan.stacks import Stack, explain_stacks
 from orchestrator.plan.visible import clip, visible, visible_lines
 from orchestrator.policy.reports import (
     render_junit,
@@ -167,6 +169,27 @@ def allowed_cell(text: str, *, expired: bool = False) -> CellResult:
     return replace(cell(Outcome.PASSED, "greeting/allowed"), findings=(found,))
 
 
+def hung_cell(text: str = "HelloWorld") -> CellResult:
+    """A step that did not end: it waits in a module for a worker that waits there too."""
+    lines = (f"[<0>] {text}", "[<0>] wait+0x1/0x2", "[<0>] f+0x1/0x2 [m]")
+    waits, own = parse_frames(lines)
+    line = SourceLocation("f", f"{text}.c", 35, f"{text}();", own=True)
+    frames = (waits, replace(own, code=(line,)))
+    stacks = (
+        Stack("cat", 12, "S", of_step=True, lines=lines, frames=frames),
+        Stack(text, 7, "D", lines=lines, frames=(waits, replace(own, note=f"no {text}"))),
+        Stack("swapper/1", 0, "R", cpu=1),
+    )
+    why = explain_stacks(stacks, {"m"})
+    mismatch = Mismatch("time", f"it did not end within 3 s: {why}")
+    step = StepResult(1, "run cat", Outcome.FAILED, 3.0, (mismatch,))
+    reason = step.explain(mismatch)
+    return CellResult(
+        "k1", "greeting/hang", Outcome.FAILED, reason, (step,), hang=Hang(1, why, stacks)
+    )
+
+
+HUNG = run(kernel(hung_cell()))
 CHANGE = API_CHANGES[-1]
 NOT_BUILT = run(kernel(not_built("from(timer)", CHANGE)))
 HOSTILE_RUN = replace(
@@ -175,6 +198,7 @@ HOSTILE_RUN = replace(
             kernel(
                 failed_cell(text=HOSTILE),
                 not_built(HOSTILE),
+                hung_cell(HOSTILE),
                 allowed_cell(HOSTILE),
                 name=HOSTILE,
                 error=HOSTILE,
@@ -268,7 +292,7 @@ def test_a_line_is_cut_with_a_sign(width: int, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, run()]
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HUNG, HOSTILE_RUN, run()]
 )
 def test_results_fit_their_schema(result: RunResult) -> None:
     schema = load_schema()
@@ -413,6 +437,53 @@ def test_many_names_are_counted_in_the_report_and_all_in_the_results() -> None:
     assert len(results["kernels"][0]["cells"][0]["left_behind"]) == 100
 
 
+# --- a step that did not end -----------------------------------------------------------------
+
+WHY = (
+    "it did not end within 3 s: cat (pid 12) sleeps in f at HelloWorld.c:35 (wait); "
+    "HelloWorld (pid 7) is blocked in f [m] (wait)"
+)
+
+
+def test_every_report_says_where_a_step_hangs() -> None:
+    assert (
+        f"step 1, run cat: {WHY}\n"
+        "  1. failed      3.00 s  run cat\n"
+        f"     time: {WHY}\n"
+        "when step 1 was given up: cat (pid 12), of the step, state S\n"
+        "  first in a module: f at HelloWorld.c:35\n"
+        "  | [<0>] HelloWorld\n"
+        "  | [<0>] wait+0x1/0x2\n"
+        "  | [<0>] f+0x1/0x2 [m]\n"
+        "      f at HelloWorld.c:35: HelloWorld();\n"
+        "when step 1 was given up: HelloWorld (pid 7), state D\n"
+        "  | [<0>] HelloWorld\n"
+        "  | [<0>] wait+0x1/0x2\n"
+        "  | [<0>] f+0x1/0x2 [m]\n"
+        "      no line: no HelloWorld\n"
+        "when step 1 was given up: swapper/1 (pid 0), state R, on processor 1\n"
+    ) in render_report(HUNG)
+    summary = render_summary(HUNG)
+    assert WHY in " ".join(summary.split())
+    assert "\n    HelloWorld.c:35: HelloWorld();\n" in summary
+    failure = ElementTree.fromstring(render_junit(HUNG)).find(".//failure")
+    assert failure is not None
+    assert (failure.get("message"), failure.get("type")) == (f"step 1, run cat: {WHY}", "time")
+    assert "f at HelloWorld.c:35: HelloWorld();" in str(failure.text)
+
+
+def test_results_hold_the_stacks_of_a_hang() -> None:
+    hang = json.loads(render_results(HUNG))["kernels"][0]["cells"][0]["hang"]
+    assert (hang["step"], hang["explanation"]) == (1, WHY.split(": ", 1)[1])
+    cat, worker, idle = hang["stacks"]
+    assert (cat["task"], cat["pid"], cat["state"], cat["cpu"]) == ("cat", 12, "S", None)
+    assert (cat["of_step"], worker["of_step"]) == (True, False)
+    assert cat["culprit"]["line"] == 35
+    assert [frame["symbol"] for frame in cat["frames"]] == ["wait", "f"]
+    assert (worker["culprit"], idle["cpu"], idle["lines"]) == (None, 1, [])
+    assert json.loads(render_results(EVERYTHING))["kernels"][0]["cells"][1]["hang"] is None
+
+
 # --- JUnit -------------------------------------------------------------------------------------
 
 
@@ -497,7 +568,7 @@ def test_junit_is_well_formed_whatever_a_guest_says(text: str, data: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, run()]
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HUNG, HOSTILE_RUN, run()]
 )
 def test_no_control_character_reaches_the_terminal(result: RunResult) -> None:
     for text in (render_summary(result), render_report(result)):
@@ -515,7 +586,7 @@ LONG = run(
 
 
 @pytest.mark.parametrize(
-    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HOSTILE_RUN, LONG, run()]
+    "result", [EVERYTHING, CHANGES, MANY_CHANGES, NOT_BUILT, HUNG, HOSTILE_RUN, LONG, run()]
 )
 def test_the_summary_fits_a_terminal(result: RunResult) -> None:
     lines = render_summary(result).split("\n")

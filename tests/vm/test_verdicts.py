@@ -42,7 +42,10 @@ FAILED = {
     "does-not-warn": "expected warning",
     "oops": "unexpected oops: BUG: kernel NULL pointer dereference",
     "panics": "unexpected panic: Kernel panic - not syncing: as asked",
-    "hangs": "load misbehave: it did not end within",
+    "hangs": "load misbehave: it did not end within 15 s: it sleeps in misbehave_hang at ",
+    "hangs-without-ssh": "(msleep_interruptible)",
+    "hangs-in-the-background": "it did not print 'loaded' within 15 s: it sleeps in ",
+    "hangs-outside-modules": ": it did not end within 15 s: sleep (pid ",
     "powers-off": "powered off or rebooted",
     "litters-proc": "left behind: /proc/litter",
     "litters-a-device": "left behind: /dev/litter, /sys/class/misc/litter",
@@ -51,7 +54,7 @@ FAILED = {
     "litters-ports": "unexpected oops: BUG: ",
     "stays-loaded": "left behind: /sys/module/litter (still loaded)",
     "is-held": "unload litter: failed with EAGAIN, expected success; held by sleep (pid ",
-    "never-ends-its-unload": "unload litter: it did not end within",
+    "never-ends-its-unload": "unload litter: it did not end within 15 s: it sleeps in litter_exit",
 }
 ERRORS = {
     "no-such-module": "no folder of the lab builds the module 'absent'; built: litter, misbehave"
@@ -69,12 +72,19 @@ CULPRITS = {
     "panics": ("panic", "misbehave_init"),
     "panics-as-expected": ("panic", "misbehave_init"),
 }
-SOURCE = LABS / "verdicts/module/misbehave.c"
+# Scenario, the mark and the function of the line at which its step hangs, and in which file.
+HANGS = {
+    "hangs": ("hang", "misbehave_hang", "misbehave.c"),
+    "hangs-without-ssh": ("hang", "misbehave_hang", "misbehave.c"),
+    "hangs-in-the-background": ("hang", "misbehave_hang", "misbehave.c"),
+    "never-ends-its-unload": ("stuck", "litter_exit", "litter.c"),
+}
+SOURCES = LABS / "verdicts/module"
 
 
-def marked(mark: str) -> tuple[int, str]:
+def marked(mark: str, file: str = "misbehave.c") -> tuple[int, str]:
     """Number and text of the line with this mark."""
-    lines = enumerate(SOURCE.read_text().splitlines(), 1)
+    lines = enumerate((SOURCES / file).read_text().splitlines(), 1)
     return next((n, line.strip()) for n, line in lines if f"/* here: {mark} */" in line)
 
 
@@ -172,9 +182,32 @@ def test_who_holds_a_module_is_told(ran: Ran) -> None:
     assert "       held by: sleep (pid " in report
 
 
-def test_a_hang_leaves_the_stacks_of_blocked_tasks(ran: Ran) -> None:
-    log = (ran.run_dir / cell(ran, "hangs")["evidence"] / "kernel.log").read_text()
-    assert "sysrq: Show " in log
+@pytest.mark.parametrize("name", ["hangs", "hangs-without-ssh", "hangs-outside-modules"])
+def test_a_hang_leaves_the_answers_to_sysrq(ran: Ran, name: str) -> None:
+    log = (ran.run_dir / cell(ran, name)["evidence"] / "kernel.log").read_text()
+    assert "sysrq: Show Blocked State" in log
+    assert "sysrq: Show backtrace of all active CPUs" in log
+    assert ("sysrq: Show State" in log) == (name == "hangs-without-ssh")
+
+
+@pytest.mark.parametrize(("name", "place"), HANGS.items())
+def test_the_line_of_a_hang_is_named(ran: Ran, name: str, place: tuple[str, str, str]) -> None:
+    mark, function, file = place
+    number, text = marked(mark, file)
+    hung = cell(ran, name)["hang"]["stacks"][0]
+    culprit = {"function": function, "file": file, "line": number}
+    assert hung["culprit"] == {**culprit, "source": text, "own": True}
+    assert cell(ran, name)["findings"] == []
+    where = f" sleeps in {function} at {file}:{number} (msleep_interruptible)"
+    assert cell(ran, name)["reason"].endswith(where)
+    assert f"{file}:{number}: {text}" in ran.output
+    assert hung["of_step"] == (name != "hangs-without-ssh")
+
+
+def test_a_step_that_hangs_elsewhere_is_told_too(ran: Ran) -> None:
+    (stack, *_) = cell(ran, "hangs-outside-modules")["hang"]["stacks"]
+    assert (stack["task"], stack["of_step"], stack["state"]) == ("sleep", True, "S")
+    assert cell(ran, "hangs-outside-modules")["reason"].endswith("nanosleep")
 
 
 def test_what_is_allowed_is_kept_with_its_reason(ran: Ran) -> None:

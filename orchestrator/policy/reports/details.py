@@ -11,6 +11,7 @@ from orchestrator.plan.klog import Finding
 from orchestrator.plan.leftovers import Leftover, describe_leftover
 from orchestrator.plan.outcome import (
     CellResult,
+    Hang,
     KernelResult,
     Outcome,
     RunResult,
@@ -149,6 +150,8 @@ def render_cell(cell: CellResult) -> Iterator[str]:
     for step in cell.steps:
         yield from _step(step)
     yield from _findings(cell.findings)
+    if cell.hang is not None:
+        yield from _hang(cell.hang)
     yield from _left_behind(cell.left_behind)
     if cell.taint_before is not None or cell.taint_after is not None:
         yield f"taint before: {cell.taint_before}, after: {cell.taint_after}"
@@ -170,6 +173,17 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
             yield cut(f"the kernel complained as expected: {finding.kind}: {finding.headline}")
             if finding.culprit is not None:
                 yield cut(f"  first in a module: {finding.culprit}")
+
+
+def _hang(hang: Hang) -> Iterator[str]:
+    for stack in hang.stacks:
+        whose = ", of the step" if stack.of_step else ""
+        seen = "" if stack.cpu is None else f", on processor {stack.cpu}"
+        state = f", state {stack.state}" if stack.state else ""
+        yield cut(f"when step {hang.step} was given up: {stack.name}{whose}{state}{seen}")
+        if stack.culprit is not None:
+            yield cut(f"  first in a module: {stack.culprit}")
+        yield from _excerpt(stack.lines, stack.frames)
 
 
 def _left_behind(leftovers: Sequence[Leftover]) -> Iterator[str]:

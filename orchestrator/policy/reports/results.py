@@ -15,6 +15,7 @@ from orchestrator.plan.outcome import (
     CellResult,
     CommandResult,
     FolderBuild,
+    Hang,
     KernelResult,
     Mismatch,
     Outcome,
@@ -22,6 +23,7 @@ from orchestrator.plan.outcome import (
     StepResult,
     judge_result,
 )
+from orchestrator.plan.stacks import Stack
 from orchestrator.plan.visible import decode
 
 SCHEMA_VERSION = 1
@@ -144,6 +146,28 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "findings": [_finding(finding) for finding in cell.findings],
         "left_behind": [{"name": each.name, "place": each.place} for each in cell.left_behind],
         "build": None if cell.build is None else _build_failure(cell.build),
+        "hang": None if cell.hang is None else _hang(cell.hang),
+    }
+
+
+def _hang(hang: Hang) -> dict[str, Any]:
+    return {
+        "step": hang.step,
+        "explanation": hang.explanation,
+        "stacks": [_stack(stack) for stack in hang.stacks],
+    }
+
+
+def _stack(stack: Stack) -> dict[str, Any]:
+    return {
+        "task": stack.task,
+        "pid": stack.pid,
+        "state": stack.state,
+        "cpu": stack.cpu,
+        "of_step": stack.of_step,
+        "culprit": None if stack.culprit is None else _location(stack.culprit),
+        "frames": [_frame(frame) for frame in stack.frames],
+        "lines": list(stack.lines),
     }
 
 

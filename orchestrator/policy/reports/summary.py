@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.plan.frames import SourceLocation
 from orchestrator.plan.outcome import (
     CellResult,
+    Hang,
     KernelResult,
     Mismatch,
     Outcome,
     RunResult,
     judge_result,
 )
+from orchestrator.plan.stacks import MAX_TOLD as MAX_TOLD_STACKS
 from orchestrator.plan.visible import clip, visible
 from orchestrator.policy.reports.boundaries import render_changes
 from orchestrator.policy.reports.text import WIDTH, wrapped
@@ -117,6 +120,8 @@ def _told(cell: CellResult) -> Iterator[str]:
         yield from _mismatch(sentence, mismatch)
     if len(told) > MAX_MISMATCHES:
         yield f"  … and {len(told) - MAX_MISMATCHES} more mismatches"
+    if cell.hang is not None:
+        yield from _hung_at(cell.hang)
     if cell.evidence is not None:
         yield from wrapped(f"  evidence: {cell.evidence}", "    ")
 
@@ -127,13 +132,23 @@ def _excerpt(cell: CellResult) -> Iterator[str]:
         yield from (clip(f"  {line}", WIDTH) for line in cell.build.excerpt())
     finding = next((each for each in cell.findings if not each.harmless), None)
     if finding is not None:
-        culprit = finding.culprit
-        if culprit is not None and culprit.text:
-            where = f"{culprit.file}:{culprit.line}"
-            yield clip(visible(f"    {where}: {culprit.text}"), WIDTH)
+        yield from _source(finding.culprit)
         yield from (
             clip(visible(f"    | {line}"), WIDTH) for line in finding.lines[:MAX_DIFF_LINES]
         )
+
+
+def _hung_at(hang: Hang) -> Iterator[str]:
+    """The lines of the lab's modules that a hang is explained with."""
+    culprits = dict.fromkeys(stack.culprit for stack in hang.stacks)
+    for culprit in list(culprits)[:MAX_TOLD_STACKS]:
+        yield from _source(culprit)
+
+
+def _source(culprit: SourceLocation | None) -> Iterator[str]:
+    """A line of source with its place, where it is known."""
+    if culprit is not None and culprit.text:
+        yield clip(visible(f"    {culprit.file}:{culprit.line}: {culprit.text}"), WIDTH)
 
 
 def _mismatch(sentence: str, mismatch: Mismatch) -> Iterator[str]:

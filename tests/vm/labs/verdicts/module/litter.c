@@ -68,7 +68,7 @@ static void __exit litter_exit(void)
 	if (!strcmp(what, "tidy"))
 		misc_deregister(&litter_device);
 	while (!strcmp(what, "stuck"))
-		msleep_interruptible(1000);
+		msleep_interruptible(1000); /* here: stuck */
 }
 
 module_init(litter_init);

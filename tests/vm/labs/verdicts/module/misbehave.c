@@ -31,7 +31,7 @@ static noinline void misbehave_oops(void)
 static void misbehave_hang(void)
 {
 	for (;;)
-		msleep_interruptible(1000);
+		msleep_interruptible(1000); /* here: hang */
 }
 
 /* Nothing of this is a report of the kernel's, whatever it looks like. */
