@@ -10,7 +10,7 @@ from tests.faulty import zoo
 from tests.faulty.table import TABLE
 from tests.faulty.zoo import Verdict, compare
 
-from .conftest import REPOSITORY, run_lab
+from .conftest import REPOSITORY, Ran, run_lab
 
 LAB = REPOSITORY / "tests/faulty/lab.yaml"
 KERNELS = {"5.4", "5.10", "6.1", "6.12"}
@@ -28,24 +28,27 @@ PART = (
 )
 
 
-def play(results_dir: Path, *arguments: str) -> list[Verdict]:
+def play(results_dir: Path, *arguments: str) -> tuple[Ran, list[Verdict]]:
     """The zoo as ``make zoo`` plays it; what is wrong with the verdicts is printed."""
     ran = run_lab(results_dir, "--lab", LAB, *arguments)
     verdicts = list(compare(ran.results))
     print(zoo.render(verdicts))
-    return verdicts
+    return ran, verdicts
 
 
 def test_a_part_of_the_zoo(tmp_path: Path) -> None:
     chosen = [word for name in PART for word in ("--scenario", name)]
-    verdicts = play(tmp_path / "results", "--kernel", "6.1", *chosen)
+    ran, verdicts = play(tmp_path / "results", "--kernel", "6.1", *chosen)
     assert {each.scenario for each in verdicts} == set(PART)
     assert [each for each in verdicts if not each.good] == []
+    # The dead hold their module: its unload would wait for them.
+    unload = ran.cells()["6.1", "faulty/null_deref"]["steps"][-1]
+    assert (unload["title"], unload["outcome"]) == ("unload null_deref", "skipped")
 
 
 @pytest.mark.nightly  # a guest for almost every scenario
 def test_all_of_the_zoo(tmp_path: Path) -> None:
-    verdicts = play(tmp_path / "results")
+    _, verdicts = play(tmp_path / "results")
     assert {each.kernel for each in verdicts} == KERNELS
     assert {each.scenario for each in verdicts} == set(TABLE)
     assert [each for each in verdicts if not each.good] == []

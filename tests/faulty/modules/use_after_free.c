@@ -25,7 +25,7 @@ static ssize_t session_write(struct file *file, const char __user *from,
 	session->owner = &nobody;
 	kfree(session);
 	OPTIMIZER_HIDE_VAR(session);
-	id = READ_ONCE(session->owner)->id; /* fault */
+	id = READ_ONCE(READ_ONCE(session->owner)->id); /* fault */
 	pr_info("session of %d closed\n", id);
 	return count;
 }
