@@ -4,7 +4,7 @@
 #include <linux/preempt.h>
 #include "zoo.h"
 
-#define POLLS	140
+#define POLLS	70
 
 static int arrived;
 
