@@ -35,6 +35,18 @@ $(VENV)/.installed: pyproject.toml | host
 run: setup ## play this repository's lab: the procfs modules on the quick kernels
 	@$(BIN)/lab run $(ARGS)
 
+# What `lab run` makes of the faulty modules is no verdict on them: its status says that scenarios
+# failed, as they must. A run that did not come to results leaves none to compare.
+.PHONY: zoo
+zoo: setup ## play faulty modules, and say which of their faults the lab finds and names right
+	@rm -f lab-results/zoo/latest
+	@$(BIN)/lab run --lab tests/faulty/lab.yaml --results lab-results/zoo $(ARGS) || test $$? -ne 2
+	@$(BIN)/python -m tests.faulty.zoo lab-results/zoo/latest
+
+.PHONY: zoo-debug
+zoo-debug: ## the same on kernels with the kernel's own checks, which are built first
+	@$(MAKE) --no-print-directory zoo ARGS="--kernel debug $(ARGS)"
+
 .PHONY: check
 check: setup host-for-tests ## all that needs no guest: style, types, layers, unit and contract tests
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import io
 import re
 import shlex
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -299,6 +299,18 @@ def pack_tree(source_dir: Path) -> bytes:
             info = tarfile.TarInfo(str(path.relative_to(root)))
             info.size = len(data)
             info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def pack_modules(modules: Iterable[BuiltModule]) -> bytes:
+    """Built modules as a tar archive, each named as ``load`` looks for it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for module in modules:
+            data = module.path.read_bytes()
+            info = tarfile.TarInfo(f"{module.name}.ko")
+            info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
 

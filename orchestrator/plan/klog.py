@@ -197,6 +197,11 @@ class Finding:
         """The first line of a module's own code in it, None if none is known."""
         return find_culprit(self.frames)
 
+    @property
+    def is_fatal(self) -> bool:
+        """Whether die() ended a task over it: what that task held is held for ever."""
+        return any(_DIED.search(line) for line in self.lines)
+
 
 class _Role(enum.Enum):
     """What a line that starts, or goes on with, a report is in that report.
@@ -285,6 +290,7 @@ def _detector(
 # die(): "%s: %04lx [#%d]" in 4.15 to 6.1, with "Oops: " before it in 6.12 and 7.3, where a
 # page fault's own word makes it "Oops: Oops: 0002 [#1]" (__die_header(), arch/x86).
 _CODE = r": [0-9a-f]{4} \[#\d+\](?: |$)"
+_DIED = re.compile(_CODE)
 
 # Read in the sources of 4.15, 5.4, 6.1, 6.12 and 7.3 (x86-64). Where the note names no
 # version, all five print it so. Order matters: the first that matches is taken.

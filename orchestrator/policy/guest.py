@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from orchestrator.adapters.kbuild import BuiltModule
+from orchestrator.adapters.kbuild import BuiltModule, pack_modules
 from orchestrator.adapters.machine import (
     BootFiles,
     Frozen,
@@ -214,14 +214,14 @@ class Guest:
         self.boot()
 
     def push_modules(self, modules: Mapping[str, BuiltModule]) -> None:
-        """Copy built modules to where ``load`` finds them."""
+        """Copy built modules to where ``load`` finds them, all with one command: without KVM
+        each takes a second.
+        """
         self.modules = modules
         deadline = Deadline.after(30 * self.plan.scale, "copying modules into the guest")
-        for module in modules.values():
-            command = f"mkdir -p /lab/modules && cat > /lab/modules/{module.name}.ko"
-            data = module.path.read_bytes()
-            result = self.machine.shell.run(command, deadline, stdin=data)
-            check(result, f"copying {module.name}.ko into the guest", MachineError)
+        command = "mkdir -p /lab/modules && tar -x -m --no-same-owner -C /lab/modules"
+        result = self.machine.shell.run(command, deadline, stdin=pack_modules(modules.values()))
+        check(result, "copying modules into the guest", MachineError)
 
     def ssh_command(self) -> str:
         """A command that opens a shell in this guest; leaves its keys in the boot's folder."""

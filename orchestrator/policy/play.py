@@ -80,6 +80,8 @@ SETTLE_SECONDS = 2.0
 # Documentation/admin-guide/tainted-kernels.rst): machine check, bad page, oops, warning,
 # soft lockup. Out-of-tree and unsigned (O, E) are what this lab is for.
 BROKEN_TAINTS = {4: "machine check", 5: "bad page", 7: "oops", 9: "warning", 14: "soft lockup"}
+# Why the modules of a scenario are not unloaded at its end.
+AFTER_OOPS = "not tried: the kernel ended a task that may hold the module"
 # What sysio says, beside the names of errors.
 READ_ENDLESS = 3
 _OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULTILINE)
@@ -285,9 +287,15 @@ class Play:
         """Unload what the scenario left loaded, and end the window."""
         for job in self._course.jobs.values():
             job.close()
+        died = any(finding.is_fatal for finding in self._findings(None))
         for name in reversed(self._course.loaded.copy()):
-            if not self._course.given_up:
-                self._play_step(UnloadStep(unload=name))
+            if self._course.given_up:
+                break
+            step = UnloadStep(unload=name)
+            if died:  # most often it would wait for the dead, and could tell nothing new
+                self._record(StepResult(0, step.title, Outcome.SKIPPED, reason=AFTER_OOPS))
+            else:
+                self._play_step(step)
         if self._course.given_up:
             return
         if self._course.loaded or self._course.jobs:

@@ -23,6 +23,7 @@ from orchestrator.adapters.kbuild import (
     _unpack_modules,
     check_release,
     load_sources,
+    pack_modules,
     pack_tree,
     read_module,
     send_sources,
@@ -283,6 +284,20 @@ def test_a_spoilt_archive_is_read_or_refused(
     except MachineError:
         return
     assert all(path.parent == tmp_path for path in paths)
+
+
+def test_built_modules_are_packed_by_the_names_that_load_looks_for(tmp_path: Path) -> None:
+    built = []
+    for name in ("hello-world", "other"):
+        path = tmp_path / f"{name}.ko"
+        path.write_bytes(KO + name.encode())
+        built.append(BuiltModule(name.replace("-", "_"), path, RELEASE, ()))
+    archive = pack_modules(built)
+    assert list(members(archive)) == ["hello_world.ko", "other.ko"]
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        content = tar.extractfile("other.ko")
+        assert content is not None
+        assert content.read() == KO + b"other"
 
 
 # --- what a module says of itself ------------------------------------------------------------

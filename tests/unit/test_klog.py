@@ -638,3 +638,22 @@ def test_long_lines_take_no_long_time(text: str) -> None:
     for each in klog._DETECTORS:
         each.pattern.match(text)
     kinds_of(*[text] * 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "fatal"),
+    [
+        *(
+            (f"{what}-{version}.log", True)
+            for what in ("null", "gpf", "bug", "deep")
+            for version in ("4.15", "6.1", "7.3")
+        ),
+        *((f"{what}-6.1.log", True) for what in ("divide", "list")),
+        *((f"{what}-6.1.log", False) for what in ("soft", "atomic", "lockup", "rcu", "oom")),
+        ("hang-5.4.log", False),
+        ("kfence-7.3.log", False),
+    ],
+)
+def test_a_report_that_ended_a_task_is_fatal(name: str, fatal: bool) -> None:
+    assert findings_in(name)
+    assert any(finding.is_fatal for finding in findings_in(name)) is fatal
