@@ -301,6 +301,8 @@ class Machine:
                         "it answers over SSH, and the host heard nothing of it",
                         evidence=self._console.path,
                     )
+        if self._is_silent():  # on a busy host there may have been no look at all
+            self._look_at_processor()
 
     def _look_at_processor(self) -> None:
         """See what the first processor does, where QEMU tells."""
