@@ -90,7 +90,7 @@ class Forks:
                 playing = [pool.submit(self._play_all, watchers) for _ in range(lanes)]
             for future in (*playing, *self._watched):
                 future.result()
-        return self._left
+        return [cell for cell in cells if cell in self._left]  # in their order
 
     def _play_all(self, watchers: ThreadPoolExecutor) -> None:
         """Play cell after cell, leaving their guests to watchers."""
