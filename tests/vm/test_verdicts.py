@@ -201,7 +201,7 @@ def test_the_line_of_a_hang_is_named(ran: Ran, name: str, place: tuple[str, str,
     where = f" sleeps in {function} at {file}:{number} (msleep_interruptible)"
     assert cell(ran, name)["reason"].endswith(where)
     report = (ran.run_dir / "report.txt").read_text()
-    assert f" at {file}:{number}" in report
+    assert f"  first in a module: {function} at {file}:{number}\n" in report
     assert f": {text}\n" in report
     assert hung["of_step"] == (name != "hangs-without-ssh")
 
