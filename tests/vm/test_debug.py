@@ -37,6 +37,11 @@ def test_the_kernels_are_what_they_are_called(ran: Ran) -> None:
     assert releases["kcsan"].endswith("-lab-kcsan")
 
 
+def test_the_kernels_themselves_have_nothing_to_complain_of(ran: Ran) -> None:
+    """lockdep is silent after its first report, so that one must not come before the scenarios."""
+    assert "before any module was loaded" not in ran.output
+
+
 @pytest.mark.parametrize("kernel", ["default", "debug", "kcsan"])
 def test_an_innocent_module_is_innocent_everywhere(ran: Ran, kernel: str) -> None:
     innocent = cell(ran, kernel, "innocent")
