@@ -116,8 +116,11 @@ class ModuleFile:
         """The address of ``symbol+offset/size``; which symbol of that name, its size tells.
 
         The size is the one that the kernel prints: the way to the next symbol of the loaded
-        module, or to the end of its code (find_kallsyms_symbol(), kernel/module).
+        module, or to the end of its code (find_kallsyms_symbol(), kernel/module). A name that
+        begins with a dot is a section's, and then there is no size.
         """
+        if symbol.startswith("."):
+            return self._find_in_section(symbol, offset)
         named = [each for each in self._symbols if each.name == symbol]
         if not named:
             raise UnresolvedError("the module that was built has no such symbol")
@@ -129,6 +132,12 @@ class ModuleFile:
         if offset > size:
             raise UnresolvedError("the address is not in the symbol")
         return fitting.pop() + offset
+
+    def _find_in_section(self, name: str, offset: int) -> int:
+        for section in self._sections:
+            if section.name == name and section.is_code and offset <= section.size:
+                return section.base + offset
+        raise UnresolvedError("the module that was built has no code there")
 
     def _spans(self, symbol: _Symbol) -> set[int]:
         """The sizes that a kernel may print for it.

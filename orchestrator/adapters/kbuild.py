@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from orchestrator.adapters.ssh import Shell, check
@@ -87,6 +88,8 @@ class BuiltModule:
     depends: tuple[str, ...]
     exports: tuple[str, ...] = ()
     """The symbols that it offers to other modules."""
+    code: Mapping[str, int] = field(default_factory=dict, repr=False, hash=False)
+    """Its sections with code, each with its size."""
     sources: Sources | None = field(default=None, repr=False)
     """What it was built from. None where that is not known: then no line of it can be shown."""
 
@@ -361,7 +364,7 @@ def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
 
 def read_module(path: Path) -> BuiltModule:
     """What a ``.ko`` file says of itself. Raises ``BuildError`` if it is none."""
-    info, exports = _read_sections(path)
+    info, exports, code = _read_sections(path)
     if "vermagic" not in info:
         raise BuildError(f"{path.name} is no kernel module: it has no vermagic")
     return BuiltModule(
@@ -370,11 +373,12 @@ def read_module(path: Path) -> BuiltModule:
         vermagic=info["vermagic"],
         depends=tuple(name for name in info.get("depends", "").split(",") if name),
         exports=exports,
+        code=code,
     )
 
 
-def _read_sections(path: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """What ``.modinfo`` says, and the names in ``__ksymtab_strings``.
+def _read_sections(path: Path) -> tuple[Mapping[str, str], tuple[str, ...], Mapping[str, int]]:
+    """What ``.modinfo`` says, the names in ``__ksymtab_strings``, and the sections with code.
 
     Between the names of symbols there can be those of their namespaces.
     """
@@ -382,10 +386,16 @@ def _read_sections(path: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
         with path.open("rb") as file:
             elf = ELFFile(file)
             info, exports = _strings(elf, ".modinfo"), _strings(elf, "__ksymtab_strings")
+            code = {
+                each.name: each["sh_size"]
+                for each in elf.iter_sections()
+                if each["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
+            }
     except Exception as error:  # a guest made the file; pyelftools can trip in any way
         raise BuildError(f"{path.name} cannot be read: {error!r:.200}") from error
     pairs = (text.partition("=") for text in info)
-    return {key: value for key, _, value in pairs if key}, tuple(name for name in exports if name)
+    said = {key: value for key, _, value in pairs if key}
+    return said, tuple(name for name in exports if name), code
 
 
 def _strings(elf: ELFFile, section_name: str) -> list[str]:

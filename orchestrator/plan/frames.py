@@ -11,7 +11,7 @@ All of it is text from a guest, and may be anything. Nothing raises on it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 MAX_FRAMES = 500
@@ -34,7 +34,23 @@ class CodeAddress:
 
     def __str__(self) -> str:
         module = f" [{self.module}]" if self.module else ""
-        return f"{self.symbol}+{self.offset:#x}/{self.size:#x}{module}"
+        size = f"/{self.size:#x}" if self.size else ""
+        return f"{self.symbol}+{self.offset:#x}{size}{module}"
+
+
+@dataclass(frozen=True)
+class LoadedCode:
+    """Where a module's code was when it was loaded, by section."""
+
+    module: str
+    sections: Mapping[str, range]
+
+    def find(self, address: int, *, exact: bool) -> CodeAddress | None:
+        """What is there by section; None if none of its code is. A call may end a section."""
+        for name, where in self.sections.items():
+            if where.start <= address < where.stop + (not exact):
+                return CodeAddress(name, address - where.start, 0, self.module, exact)
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,49 @@ def parse_frames(lines: Sequence[str]) -> tuple[Frame, ...]:
     ][:MAX_FRAMES]
     exact = _exact(lines, found)
     return tuple(_marked(frame, exact) for frame in found)
+
+
+_SECTION = re.compile(
+    rb"^/sys/module/[^/]+/sections/(?P<name>\.\S{1,100}) 0x(?P<address>[0-9a-f]{1,16})$",
+    re.MULTILINE,
+)
+
+
+def locate_code(module: str, sizes: Mapping[str, int], listed: bytes) -> LoadedCode:
+    """Where a module's code is, from what ``/sys/module/MODULE/sections`` says, a line each.
+
+    Addresses of 0 are what a kernel shows that hides them (``kptr_restrict``).
+    """
+    places = {}
+    for match in _SECTION.finditer(listed):
+        name, address = match["name"].decode(errors="replace"), int(match["address"], 16)
+        if address and name in sizes:
+            places[name] = range(address, address + sizes[name])
+    return LoadedCode(module, places)
+
+
+# What the kernel prints where it knows no symbol: for code of a module that is gone.
+_BARE = re.compile(
+    r"^\s*(?P<register>R?IP: (?:0010:)?)?(?:\[<[0-9a-f]+>\] )?(?P<guess>\? )?"
+    r"0x(?P<address>[0-9a-f]{16})$"
+)
+
+
+def find_bare_frames(lines: Sequence[str], loaded: Sequence[LoadedCode]) -> tuple[Frame, ...]:
+    """The addresses without a symbol that are where a module's code was, in their order.
+
+    ``loaded`` is in order of loading: the last one that was there is meant.
+    """
+    found = []
+    for number, line in enumerate(lines):
+        match = _BARE.match(line)
+        if match is None:
+            continue
+        at, exact = int(match["address"], 16), match["register"] is not None
+        places = (each.find(at, exact=exact) for each in reversed(loaded))
+        if (address := next((place for place in places if place), None)) is not None:
+            found.append(Frame(address, number, not match["guess"]))
+    return tuple(found[:MAX_FRAMES])
 
 
 def _address(match: re.Match[str]) -> CodeAddress:

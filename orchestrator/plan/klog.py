@@ -12,10 +12,17 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.plan.frames import Frame, SourceLocation, find_culprit, parse_frames
+from orchestrator.plan.frames import (
+    Frame,
+    LoadedCode,
+    SourceLocation,
+    find_bare_frames,
+    find_culprit,
+    parse_frames,
+)
 from orchestrator.plan.visible import decode
 
 if TYPE_CHECKING:
@@ -186,6 +193,14 @@ class Finding:
     """Every code address in its lines, in order."""
     allowed: Allowed | None = None
     """The entry of ``allow`` that speaks of it."""
+
+    def with_gone(self, loaded: Sequence[LoadedCode]) -> Finding:
+        """The finding with frames in code of modules that are gone, and these modules named."""
+        gone = find_bare_frames(self.lines, loaded)
+        frames = sorted((*self.frames, *gone), key=lambda frame: frame.line)
+        names = (frame.address.module for frame in gone)
+        modules = dict.fromkeys((*self.modules, *names))
+        return replace(self, frames=tuple(frames), modules=tuple(modules))
 
     @property
     def harmless(self) -> bool:
@@ -712,15 +727,15 @@ def _finding(records: Sequence[Record], report: _Report, end: int) -> Finding:
     headline = records[report.head].text
     if report.detector.role is _Role.OPENER and report.head < end:
         headline = records[report.head + 1].text
+    first, last = records[start].number, records[end].number
+    return finding_of(report.detector.kind, headline.strip(), lines, first, last)
+
+
+def finding_of(
+    kind: FindingClass, headline: str, lines: Sequence[str], first: int, last: int
+) -> Finding:
+    """A finding of these lines, with the code and the modules that they name."""
     frames = parse_frames(lines)
-    return Finding(
-        kind=report.detector.kind,
-        headline=headline.strip(),
-        first=records[start].number,
-        last=records[end].number,
-        lines=lines,
-        modules=tuple(
-            dict.fromkeys(frame.address.module for frame in frames if frame.address.module)
-        ),
-        frames=frames,
-    )
+    names = (frame.address.module for frame in frames if frame.address.module)
+    modules = tuple(dict.fromkeys(names))
+    return Finding(kind, headline, first, last, tuple(lines), modules, frames=frames)

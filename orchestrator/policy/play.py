@@ -28,6 +28,7 @@ from orchestrator.foundation.errors import (
     RunInterruptedError,
 )
 from orchestrator.plan.allowing import Allowance, mark_allowed
+from orchestrator.plan.frames import LoadedCode, locate_code
 from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
     judge_findings,
@@ -38,6 +39,7 @@ from orchestrator.plan.judge import (
     judge_write,
 )
 from orchestrator.plan.klog import Finding, Record, find_findings, parse_marker
+from orchestrator.plan.leaks import KMEMLEAK, Lost, judge_leaks, parse_kmemleak
 from orchestrator.plan.leftovers import (
     Leftover,
     Names,
@@ -89,6 +91,15 @@ _OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULT
 LIST_NAMES = ". /lab/bin/lab-names"
 # The same once more, after what the kernel may still have to do behind an unload's back.
 LIST_NAMES_LATER = f"sleep 1; lab_links=1; {LIST_NAMES}"
+# Where the code of a module is that was just loaded: its name goes when it goes.
+LIST_SECTIONS = (
+    "{{ for f in /sys/module/{0}/sections/.*text*; do "
+    'read -r at <"$f" && echo "$f $at"; done; :; }} 2>/dev/null'
+)
+# What nobody refers to. What is younger than five seconds is not told (mm/kmemleak.c,
+# MSECS_MIN_AGE), nor what has changed since the look before.
+FORGET_LEAKS = f"echo clear >{KMEMLEAK}"
+LIST_LEAKS = f"sleep 6; echo scan >{KMEMLEAK}; echo scan >{KMEMLEAK}; head -c 200000 {KMEMLEAK}"
 # Where lab-step leaves the number of a step's first process, below /run/lab.
 STEP = ".step"
 # How delete_module(2) says that somebody holds the module.
@@ -112,6 +123,10 @@ class _Course:
     """Modules of which it is told who holds them."""
     window: tuple[Place, Place] | None = None
     """The log of the step that was played last, from its marker to its end."""
+    code: list[LoadedCode] = field(default_factory=list)
+    """Where the lab's modules were, as they were loaded."""
+    lost: tuple[Lost, ...] | None = None
+    """What kmemleak told of after the last unload; None where it was not asked."""
     hung: HungStep | None = None
     """The step that did not end, and what the guest said of it."""
     broken: str = ""
@@ -179,6 +194,8 @@ class Play:
         self._begin = self._guest.place()
         try:
             self._begin, self._course.names = self._mark("begin")
+            if self._has_kmemleak:
+                self._ask(FORGET_LEAKS)
         except LabError as error:
             self._take_end(error)
         return self._begin
@@ -302,6 +319,7 @@ class Play:
             self._course.broken = "the scenario left modules or processes behind"
         try:
             self._look_for_leftovers()
+            self._look_for_leaks()
         except LabError as error:
             self._take_end(error)
 
@@ -335,6 +353,26 @@ class Play:
             # They are in use, and what they made cannot be told from what others left.
             left = tuple(each for each in left if each.is_module)
         return left
+
+    @property
+    def _has_kmemleak(self) -> bool:
+        """Whether the kernel tells what was lost."""
+        return self._course.names is not None and KMEMLEAK in self._course.names.names
+
+    def _look_for_leaks(self) -> None:
+        """Have the kernel look for what was allocated and lost, where it can, after all is gone.
+
+        Not where something is wrong already: it takes its time.
+        """
+        course = self._course
+        if self._has_kmemleak and course.code and not course.loaded and not course.stopped:
+            course.lost = parse_kmemleak(self._ask(LIST_LEAKS))
+            self._mark("leaks", LIST_NAMES)  # what the kernel says of it is in the window
+
+    def _ask(self, command: str) -> bytes:
+        """What a command of the lab's own prints. Raises ``LabError``."""
+        shell = self._guest.machine.shell
+        return shell.run(command, self._lab_deadline("asking the guest")).stdout
 
     # --- who holds a module ----------------------------------------------------------------
 
@@ -398,6 +436,7 @@ class Play:
             for key, value in step.parameters.items()
         )
         command = f"sysio --load /lab/modules/{module.name}.ko {shlex.quote(parameters)}"
+        command += f" && {LIST_SECTIONS.format(module.name)}"
         if others := [name for name in module.depends if name not in self._guest.modules]:
             command = f"modprobe -a {' '.join(map(shlex.quote, others))} && {command}"
         result = self._exec(step, command)
@@ -405,6 +444,8 @@ class Play:
         why = "" if errno in (None, step.expect.errno) else self._why_not_loaded(module, errno)
         if errno is None:
             self._course.loaded.append(module.name)
+            self._course.code.append(locate_code(module.name, module.code, result.stdout))
+            result = replace(result, stdout=b"")  # that was the lab's question
         return _judged(step, result, judge_module(step.expect, errno, result.seconds, why))
 
     def _why_not_loaded(self, module: BuiltModule, errno: str) -> str:
@@ -525,7 +566,11 @@ class Play:
         course = self._course
         hang = self._explain_hang(until)
         expected = self._scenario.expect_kernel
-        found = decode_findings(self._findings(until), self._guest.modules, self._symbols)
+        told = tuple(each.with_gone(course.code) for each in self._findings(until))
+        modules = self._guest.modules
+        if course.lost is not None:
+            told = judge_leaks(told, course.lost, course.code, modules)
+        found = decode_findings(told, modules, self._symbols)
         found = mark_allowed(found, self._allow)
         lost = () if "lost-log" in expected else tuple(f for f in found if f.kind == "lost-log")
         others = tuple(finding for finding in found if finding not in lost)

@@ -616,6 +616,33 @@ def test_the_users_folder_is_no_place_to_import_from(
     assert code == (at("first_init", "from init"),)
 
 
+# --- sections --------------------------------------------------------------------------------
+
+
+def offset_in_section(path: Path, symbol: str) -> int:
+    with path.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        found = table.get_symbol_by_name(symbol)
+        assert found is not None
+        return int(found[0]["st_value"])
+
+
+def test_an_address_by_its_section_is_the_same(module: BuiltModule) -> None:
+    """Of a module that is gone only the addresses of its sections are known."""
+    offset = after_call(module.path, "first_init", "first_work")
+    start = offset_in_section(module.path, "first_init")
+    by_symbol = CodeAddress("first_init", offset, 4096, "m")
+    by_section = CodeAddress(".init.text", start + offset, 0, "m")
+    assert resolved(module, by_section) == resolved(module, by_symbol)
+
+
+@pytest.mark.parametrize("name", [".text", ".data", ".nowhere"])
+def test_a_section_that_does_not_reach_so_far(module: BuiltModule, name: str) -> None:
+    address = CodeAddress(name, 1 << 20, 0, "m")
+    assert note_of(module, address) == "the module that was built has no code there"
+
+
 # --- the sources -----------------------------------------------------------------------------
 
 

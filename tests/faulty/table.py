@@ -166,7 +166,7 @@ TABLE: Mapping[str, Fault] = {
     # --- what takes the kernel's own checks
     "debug/silent_uaf": _fault(_debug("kasan")),
     "debug/silent_oob": _fault(_debug("kasan")),
-    "debug/memory_leak": _fault(_debug("kmemleak", line=False)),
+    "debug/memory_leak": _fault(_debug("kmemleak")),
     "debug/lock_order": _fault(_debug("lockdep")),
     "debug/lock_uninit": _fault(_debug("lockdep")),
     "debug/sleep_alloc": _fault(_debug("atomic-sleep")),

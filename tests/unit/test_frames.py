@@ -12,8 +12,11 @@ from orchestrator.plan.frames import (
     MAX_FRAMES,
     CodeAddress,
     Frame,
+    LoadedCode,
     SourceLocation,
+    find_bare_frames,
     find_culprit,
+    locate_code,
     parse_frames,
 )
 from orchestrator.plan.klog import Finding, find_findings, parse_log
@@ -273,3 +276,65 @@ def test_a_place_in_words() -> None:
     assert str(CALLER) == "m_add at m.c:12"
     assert str(SourceLocation("m_add", "m.c", None)) == "m_add at m.c"
     assert str(ADDRESS) == "f+0x12/0x34 [m]"
+
+
+# --- code that is gone -------------------------------------------------------------------------
+
+SIZES = {".text": 0x100, ".init.text": 0x40, ".text.unlikely": 0x10}
+LISTED = b"""\
+/sys/module/late/sections/.text 0xffffffffc05b0000
+/sys/module/late/sections/.init.text 0xffffffffc05b8000
+/sys/module/late/sections/.text.unlikely 0x0000000000000000
+/sys/module/late/sections/.static_call.text 0xffffffffc05b9000
+/sys/module/late/sections/.text rubbish
+"""
+
+
+def test_where_a_modules_code_is() -> None:
+    code = locate_code("late", SIZES, LISTED)
+    assert code.sections == {
+        ".text": range(0xFFFFFFFFC05B0000, 0xFFFFFFFFC05B0100),
+        ".init.text": range(0xFFFFFFFFC05B8000, 0xFFFFFFFFC05B8040),
+    }
+    assert locate_code("late", SIZES, b"").sections == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "section", "offset", "exact", "reliable"),
+    [
+        ("RIP: 0010:0xffffffffc05b0005", ".text", 5, True, True),
+        ("IP: 0xffffffffc05b0005", ".text", 5, True, True),
+        (" ? 0xffffffffc05b8010", ".init.text", 0x10, False, False),
+        ("    [<00000000a1b2c3d4>] 0xffffffffc05b0012", ".text", 0x12, False, True),
+        (" 0xffffffffc05b0100", ".text", 0x100, False, True),  # behind a call that ends it
+    ],
+)
+def test_an_address_without_a_name(
+    line: str, section: str, offset: int, exact: bool, reliable: bool
+) -> None:
+    code = locate_code("late", SIZES, LISTED)
+    (frame,) = find_bare_frames(("head", line), (code,))
+    assert frame.address == CodeAddress(section, offset, 0, "late", exact)
+    assert (frame.line, frame.reliable) == (1, reliable)
+    assert str(frame.address) == f"{section}+{offset:#x} [late]"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RIP: 0010:0xffffffffc05b0100",
+        "RIP: 0010:0xffffffffc05afffb",
+        "address: 0xffffffffc05b0005",
+        "RAX: 0xffffffffc05b0005 RBX: 0",
+        "0xffffffffc05b00051",
+        "f+0x5/0x10 [late]",
+    ],
+)
+def test_what_is_no_address_of_its_code(line: str) -> None:
+    assert find_bare_frames((line,), (locate_code("late", SIZES, LISTED),)) == ()
+
+
+def test_the_module_that_was_there_last_is_meant() -> None:
+    first, last = (LoadedCode(name, {".text": range(4096, 8192)}) for name in ("first", "last"))
+    (frame,) = find_bare_frames(("RIP: 0010:0x0000000000001001",), (first, last))
+    assert frame.address.module == "last"

@@ -41,6 +41,13 @@ def test_what_comes_late_is_the_scenarios_own(ran: Ran, name: str) -> None:
     assert {finding["kind"] for finding in cell(ran, name)["findings"]} & {"oops", "panic"}
 
 
+@pytest.mark.parametrize("name", PANICS)
+def test_the_line_of_code_that_is_gone_is_named(ran: Ran, name: str) -> None:
+    """The module was unloaded, and the kernel has no name for its addresses any more."""
+    culprit = cell(ran, name)["findings"][0]["culprit"]
+    assert (culprit["function"], culprit["file"]) == ("late_fire", "late.c")
+
+
 def test_one_boot_does_for_all(ran: Ran) -> None:
     """One, and that of the scenario that reboots."""
     (kernel,) = ran.results["kernels"]
