@@ -179,9 +179,15 @@ def test_a_lost_log_is_an_error_and_found(sources: Path) -> None:
 def test_where_nothing_shows_nothing_may_be_said(
     sources: Path, one: dict[str, Any], good: bool
 ) -> None:
-    assert judged(sources, one).good is good
     assert judged(sources, one, Seen(("oops",), kernels="<5.10")).good is good
     assert judged(sources, one, Seen(("kasan",), flavours=("debug",))).good is good
+
+
+@pytest.mark.parametrize(
+    ("outcome", "good"), [("passed", True), ("skipped", False), ("failed", False), ("error", False)]
+)
+def test_what_is_healthy_must_pass(sources: Path, outcome: str, good: bool) -> None:
+    assert judged(sources, cell(outcome)).good is good
 
 
 def test_the_first_that_fits_the_kernel_counts(sources: Path) -> None:
@@ -256,7 +262,7 @@ def test_the_table_is_shown_with_what_is_wrong(sources: Path) -> None:
     assert lines[1].split()[:6] == ["faulty/crash", "6.1", "yes", "yes", "yes", "1.5"]
     assert lines[2].split()[:5] == ["faulty/crash", "6.1", "NO", "NO", "NO"]
     assert "\nWRONG  faulty/crash on 6.1: not found: wanted oops, the lab said passed\n" in text
-    assert "on 6.1: a false alarm: wanted nothing, the lab said bug: " in text
+    assert "on 6.1: it does not pass: wanted nothing, the lab said bug: " in text
     assert "\x1b" not in text
     assert lines[-1] == "1 of 3 as they should be"
 
