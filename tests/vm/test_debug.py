@@ -59,4 +59,14 @@ def test_the_kernel_that_looks_sees_it(ran: Ran, name: str) -> None:
     kernel, kind = MISTAKES[name]
     seen = cell(ran, kernel, name)
     assert seen["outcome"] == "failed"
-    assert kind in [finding["kind"] for finding in seen["findings"]], seen["findings"]
+    found = {finding["kind"]: finding for finding in seen["findings"]}
+    assert kind in found, seen["findings"]
+    assert found[kind]["culprit"]["file"] == "culprit.c"
+
+
+def test_what_was_lost_is_told_once_with_its_line(ran: Ran) -> None:
+    """By its address alone: the module is gone when it is looked for."""
+    (leak,) = cell(ran, "debug", "leak")["findings"]
+    assert leak["culprit"]["function"] == "culprit_leak"
+    assert leak["headline"].startswith("memory leak: ")
+    assert "kmalloc(128" in leak["culprit"]["source"]
