@@ -303,7 +303,9 @@ class Worker:
         if self._plan.modules_wanted:
             with self._slots.taken():
                 self._build(workshop)
-        if self._lab.file.guest.forks:
+            if self._built is not None:
+                todo = self._without_refused(todo)
+        if todo and self._lab.file.guest.forks:
             todo = self._play_in_forks(plan, workshop, todo)
         if todo:
             with self._slots.taken():
@@ -326,7 +328,7 @@ class Worker:
                     return todo
                 finally:
                     guest.close()
-            todo = [cell for cell in todo if not self._is_refused(cell)]
+            todo = self._without_refused(todo)
             order = ForkOrder(
                 plan,
                 frozen,
@@ -456,6 +458,10 @@ class Worker:
         self._listener(Note(self._plan.name, f"kept until Ctrl-C: {guest.ssh_command()}"))
         while not keep.wait(0.5) and guest.machine.alive and not process.stopping():
             pass
+
+    def _without_refused(self, todo: list[Cell]) -> list[Cell]:
+        """The cells for which there is every module; the others are done."""
+        return [cell for cell in todo if not self._is_refused(cell)]
 
     def _is_refused(self, cell: Cell) -> bool:
         """Whether a cell cannot be played for want of a module; then it is done."""
