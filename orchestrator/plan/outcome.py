@@ -158,6 +158,10 @@ class KernelResult:
     boot_seconds: float | None = None
     build_seconds: float | None = None
     boots: int = 0
+    boot_findings: tuple[Finding, ...] = ()
+    """What the kernel complained of before any module was loaded, at its first boot. Some checks
+    are silent after their first report, lockdep's among them.
+    """
     forks: int = 0
     """How many scenarios had a fork of a booted guest to themselves."""
     fork_note: str = ""

@@ -22,7 +22,7 @@ from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.allowing import Allowance, allowances
 from orchestrator.plan.kconfig import missing_options
-from orchestrator.plan.klog import find_findings
+from orchestrator.plan.klog import Finding, find_findings
 from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
@@ -192,6 +192,7 @@ class Worker:
         self._boots = BootCounter()
         self._failures = 0
         """How many guests were of no use, for no fault of a scenario."""
+        self._boot_findings: tuple[Finding, ...] = ()
         self._forks = 0
         self._fork_note = ""
         self._boot_seconds: float | None = None
@@ -235,6 +236,7 @@ class Worker:
             builds=tuple(self._built.folders) if self._built else (),
             build_note=self._build_note,
             boots=self._boots.count,
+            boot_findings=self._boot_findings,
             forks=self._forks,
             fork_note=self._fork_note,
             cells=self._in_order(),
@@ -386,10 +388,11 @@ class Worker:
                 guest.close()
 
     def _note_boot_findings(self, guest: Guest) -> None:
-        for finding in find_findings(guest.machine.log.records()):
-            self._listener(
-                Note(self._plan.name, f"before any module was loaded: {finding.headline}")
-            )
+        found = find_findings(guest.machine.log.records())
+        self._boot_findings = self._boot_findings or found
+        for finding in found:
+            text = f"before any module was loaded: {finding.kind}: {finding.headline}"
+            self._listener(Note(self._plan.name, text))
 
     def _play_in(self, guest: Guest, workshop: Workshop, todo: list[Cell]) -> list[Cell]:
         """Play cells until the guest is of no more use; what is left to play."""

@@ -814,6 +814,21 @@ def test_the_reports_say_how_scenarios_got_their_guests() -> None:
     assert (found["boots"], found["forks"], found["fork_note"]) == (3, 79, "why \x1b[31m not")
 
 
+def test_the_reports_say_what_came_before_any_module() -> None:
+    found = Finding("lockdep", "BUG: \x1b[31m wait", 3, 9, ("[ BUG: wait ]", "context-{2:2}"))
+    early = replace(kernel(cell(Outcome.PASSED)), boot_findings=(found,) * 50)
+    line = "    before any module was loaded: lockdep: BUG: \\x1b[31m wait\n"
+    assert render_report(run(early)).count(line) == 10
+    raw = json.loads(render_results(run(early)))
+    jsonschema.validate(raw, load_schema())
+    (kernel_,) = raw["kernels"]
+    assert kernel_["boot_findings"][0] == {
+        "kind": "lockdep",
+        "headline": "BUG: \x1b[31m wait",
+        "lines": ["[ BUG: wait ]", "context-{2:2}"],
+    }
+
+
 def test_results_say_who_built_the_modules() -> None:
     built = replace(kernel(cell(Outcome.PASSED)), builds=BUILDS, build_note="why not")
     raw = json.loads(render_results(run(built)))

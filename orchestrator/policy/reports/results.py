@@ -118,6 +118,10 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "builds": [_build(build) for build in kernel.builds],
         "build_note": kernel.build_note,
         "boots": kernel.boots,
+        "boot_findings": [
+            {"kind": finding.kind, "headline": finding.headline, "lines": list(finding.lines)}
+            for finding in kernel.boot_findings
+        ],
         "forks": kernel.forks,
         "fork_note": kernel.fork_note,
         "cells": [_cell(cell) for cell in kernel.cells],
