@@ -190,7 +190,7 @@ class Guest:
         machine.wait_for_thaw(deadline, *keys)
         now = round(time.time())
         command = (
-            f"sysio --wake {now} && read -r word <{WORD_PATH} && "
+            f"/usr/local/bin/sysio --wake {now} && read -r word <{WORD_PATH} && "
             "read -r release </proc/sys/kernel/osrelease && echo $word $release"
         )
         result = machine.shell.run(command, deadline, stdin=os.urandom(SEED_BYTES))

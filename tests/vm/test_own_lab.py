@@ -35,6 +35,13 @@ def test_every_scenario_passes_on_every_kernel(ran: Ran) -> None:
     assert len(passed) >= 40 * len(KERNELS)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_scenario_had_a_fork_of_its_own(ran: Ran, kernel: str) -> None:
+    result = next(k for k in ran.results["kernels"] if k["name"] == kernel)
+    played = [cell for cell in result["cells"] if cell["outcome"] != "skipped"]
+    assert (result["fork_note"], result["forks"]) == ("", len(played))
+
+
 def test_scenarios_are_skipped_for_their_range_alone(ran: Ran) -> None:
     skipped = [cell for cell in ran.cells().values() if cell["outcome"] == "skipped"]
     assert all(cell["reason"].startswith("it is for kernels ") for cell in skipped)
