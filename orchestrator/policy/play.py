@@ -30,6 +30,7 @@ from orchestrator.foundation.errors import (
 from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
     judge_findings,
+    judge_hang,
     judge_log,
     judge_module,
     judge_read,
@@ -229,7 +230,8 @@ class Play:
         self._guest.machine.collect_hang(Deadline.after(10 * self._guest.plan.scale, "SysRq"))
         seconds = self._seconds_for(step)
         command = CommandResult(step.title, None, None, timeout.stdout, timeout.stderr, seconds)
-        mismatch = Mismatch("time", f"it did not end within {seconds:g} s")
+        read = len(timeout.stdout) if isinstance(step, ReadStep) else 0
+        mismatch = judge_hang(seconds, read)
         if isinstance(step, UnloadStep):
             mismatch = _held_by(mismatch, self._holders_of(step.unload.replace("-", "_")))
         return StepResult(
