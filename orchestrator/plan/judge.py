@@ -128,6 +128,12 @@ def judge_read(
     return (*found, *_judge_time(expect.within, seconds))
 
 
+def judge_hang(seconds: float, read: int = 0) -> Mismatch:
+    """What is wrong with a step that did not end; ``read`` bytes had come from a file by then."""
+    came = f", and {_bytes(read)} had been read: the file may have no end" if read else ""
+    return Mismatch("time", f"it did not end within {seconds:g} s{came}")
+
+
 def judge_write(
     expect: WriteExpect, wanted: int, written: int | None, errno: str | None, seconds: float
 ) -> tuple[Mismatch, ...]:

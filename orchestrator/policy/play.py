@@ -32,6 +32,7 @@ from orchestrator.plan.frames import LoadedCode, locate_code
 from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
     judge_findings,
+    judge_hang,
     judge_log,
     judge_module,
     judge_read,
@@ -261,7 +262,8 @@ class Play:
     def _hung(self, step: Step, timeout: CommandTimeoutError) -> StepResult:
         self._course.broken = timeout.message
         seconds = self._seconds_for(step)
-        mismatch = Mismatch("time", f"it did not end within {seconds:g} s")
+        read = len(timeout.stdout) if isinstance(step, ReadStep) else 0
+        mismatch = judge_hang(seconds, read)
         name = step.end if isinstance(step, EndStep) else STEP
         hung = self._ask_hung_guest(name, mismatch)
         if isinstance(step, UnloadStep):

@@ -15,6 +15,7 @@ from orchestrator.plan.judge import (
     diff_hex,
     judge_bytes,
     judge_findings,
+    judge_hang,
     judge_log,
     judge_module,
     judge_read,
@@ -467,3 +468,9 @@ def test_a_lost_log_is_for_others_to_judge() -> None:
     assert (marked[0].expected, found) == (False, ())
     _, found = judge_findings(("lost-log",), ())
     assert len(found) == 1
+
+
+def test_a_step_that_did_not_end_says_what_it_had_read() -> None:
+    assert judge_hang(20.0) == Mismatch("time", "it did not end within 20 s")
+    endless = "it did not end within 2.5 s, and 600 bytes had been read: the file may have no end"
+    assert judge_hang(2.5, 600) == Mismatch("time", endless)
