@@ -29,11 +29,6 @@
 #define proc_release	release
 #endif
 
-/* It has this name since 9b13df3fb64e, v6.2, and no other since v6.15. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
-#define timer_delete_sync	del_timer_sync
-#endif
-
 /* Put the parts of a module that have nothing to do with its fault. */
 #define ZOO_MODULE(what)						\
 	MODULE_LICENSE("GPL");						\
