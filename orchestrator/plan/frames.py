@@ -117,23 +117,22 @@ def parse_frames(lines: Sequence[str]) -> tuple[Frame, ...]:
     return tuple(_marked(frame, exact) for frame in found)
 
 
-_SECTION = re.compile(
-    rb"^/sys/module/[^/]+/sections/(?P<name>\.\S{1,100}) 0x(?P<address>[0-9a-f]{1,16})$",
-    re.MULTILINE,
-)
-
-
 def locate_code(module: str, sizes: Mapping[str, int], listed: bytes) -> LoadedCode:
-    """Where a module's code is, from what ``/sys/module/MODULE/sections`` says, a line each.
+    """Where a module's code is, from what ``/sys/module/MODULE/sections`` says.
 
-    Addresses of 0 are what a kernel shows that hides them (``kptr_restrict``).
+    That is a line with the names of sections, then their addresses, a line each. An address of
+    0 is what a kernel shows that hides them (``kptr_restrict``).
     """
+    names, _, addresses = listed.decode(errors="replace").partition("\n")
     places = {}
-    for match in _SECTION.finditer(listed):
-        name, address = match["name"].decode(errors="replace"), int(match["address"], 16)
-        if address and name in sizes:
+    for name, text in zip(names.split(), addresses.split("\n"), strict=False):
+        match = _SECTION_ADDRESS.fullmatch(text)
+        if match and name in sizes and (address := int(match[1], 16)):
             places[name] = range(address, address + sizes[name])
     return LoadedCode(module, places)
+
+
+_SECTION_ADDRESS = re.compile(r"0x([0-9a-f]{1,16})")
 
 
 # What the kernel prints where it knows no symbol: for code of a module that is gone.

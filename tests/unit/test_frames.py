@@ -282,11 +282,12 @@ def test_a_place_in_words() -> None:
 
 SIZES = {".text": 0x100, ".init.text": 0x40, ".text.unlikely": 0x10}
 LISTED = b"""\
-/sys/module/late/sections/.text 0xffffffffc05b0000
-/sys/module/late/sections/.init.text 0xffffffffc05b8000
-/sys/module/late/sections/.text.unlikely 0x0000000000000000
-/sys/module/late/sections/.static_call.text 0xffffffffc05b9000
-/sys/module/late/sections/.text rubbish
+.init.text .static_call.text .text .text.unlikely .exit.text
+0xffffffffc05b8000
+0xffffffffc05b9000
+0xffffffffc05b0000
+0x0000000000000000
+rubbish
 """
 
 
