@@ -93,7 +93,8 @@ LIST_NAMES = ". /lab/bin/lab-names"
 # The same once more, after what the kernel may still have to do behind an unload's back.
 LIST_NAMES_LATER = f"sleep 1; lab_links=1; {LIST_NAMES}"
 # Where the code of a module is that was just loaded: its name goes when it goes. Not with the
-# shell's read, which takes byte after byte: since ed66f991bb19 (v5.8) only the first is given.
+# shell's read, which takes byte after byte: since ed66f991bb19 (v5.8) only the first is given,
+# and where 11990a5bd7e5 (v5.9) is missing, as in Ubuntu's 5.3, that overruns a buffer and is a BUG.
 LIST_SECTIONS = (
     "{{ cd /sys/module/{0}/sections && echo .*text* && cat .*text*; cd /root; }} 2>/dev/null"
 )
