@@ -100,6 +100,8 @@ LIST_SECTIONS = (
 )
 # What nobody refers to. What is younger than five seconds is not told (mm/kmemleak.c,
 # MSECS_MIN_AGE), nor what has changed since the look before.
+# It reads all of memory, twice, on a kernel that checks each access.
+LEAK_SECONDS = 120.0
 FORGET_LEAKS = f"echo clear >{KMEMLEAK}"
 LIST_LEAKS = f"sleep 6; echo scan >{KMEMLEAK}; echo scan >{KMEMLEAK}; head -c 200000 {KMEMLEAK}"
 # Where lab-step leaves the number of a step's first process, below /run/lab.
@@ -197,7 +199,7 @@ class Play:
         try:
             self._begin, self._course.names = self._mark("begin")
             if self._has_kmemleak:
-                self._ask(FORGET_LEAKS)
+                self._ask_for_leaks(FORGET_LEAKS)
         except LabError as error:
             self._take_end(error)
         return self._begin
@@ -369,13 +371,13 @@ class Play:
         """
         course = self._course
         if self._has_kmemleak and course.code and not course.loaded and not course.stopped:
-            course.lost = parse_kmemleak(self._ask(LIST_LEAKS))
+            course.lost = parse_kmemleak(self._ask_for_leaks(LIST_LEAKS))
             self._mark("leaks", LIST_NAMES)  # what the kernel says of it is in the window
 
-    def _ask(self, command: str) -> bytes:
-        """What a command of the lab's own prints. Raises ``LabError``."""
-        shell = self._guest.machine.shell
-        return shell.run(command, self._lab_deadline("asking the guest")).stdout
+    def _ask_for_leaks(self, command: str) -> bytes:
+        """What a command to kmemleak prints. Raises ``LabError``."""
+        seconds = LEAK_SECONDS * self._guest.plan.scale
+        return self._guest.machine.shell.run(command, Deadline.after(seconds, "kmemleak")).stdout
 
     # --- who holds a module ----------------------------------------------------------------
 
