@@ -98,10 +98,10 @@ LIST_NAMES_LATER = f"sleep 1; lab_links=1; {LIST_NAMES}"
 LIST_SECTIONS = (
     "{{ cd /sys/module/{0}/sections && echo .*text* && cat .*text*; cd /root; }} 2>/dev/null"
 )
-# What nobody refers to. What is younger than five seconds is not told (mm/kmemleak.c,
-# MSECS_MIN_AGE), nor what has changed since the look before.
 # It reads all of memory, twice, on a kernel that checks each access.
 LEAK_SECONDS = 120.0
+# What nobody refers to. What is younger than five seconds is not told (mm/kmemleak.c,
+# MSECS_MIN_AGE), nor what has changed since the look before.
 FORGET_LEAKS = f"echo clear >{KMEMLEAK}"
 LIST_LEAKS = f"sleep 6; echo scan >{KMEMLEAK}; echo scan >{KMEMLEAK}; head -c 200000 {KMEMLEAK}"
 # Where lab-step leaves the number of a step's first process, below /run/lab.
