@@ -5,9 +5,14 @@ This is the only module that imports pexpect.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
+import io
+import os
 import secrets
 import socket
+import termios
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +29,14 @@ from orchestrator.plan.klog import LineAssembler, Marker, Record, parse_line
 # A guest that logs more than this in one life is not testing, it is flooding; the log is
 # cut here, and a window that ends beyond the cut has no end marker, so it is an error.
 MAX_LOG_BYTES = 256 << 20
+# How much a guest can say before anybody reads it. It must not be little: a kernel waits for its
+# serial port for 10 ms and then writes on, over what the port still holds (Linux 6.5,
+# drivers/tty/serial/8250/8250_port.c, wait_for_xmitr()). A socket takes some 280 bytes of QEMU's,
+# which come one by one, before it is full. This is what everybody may have (pipe(7)).
+PIPE_BYTES = 1 << 20
+_PAGE = 4096
+# What plan/klog.py takes for a log that was lost.
+FELL_BEHIND = b"** console output dropped: the host fell behind **"
 PANIC = "Kernel panic - not syncing"
 POLL_SECONDS = 0.25
 
@@ -116,15 +129,35 @@ class KernelLog:
         return self.wait_until(lambda: self._ended, deadline)
 
 
+def open_line() -> tuple[int, int, int, int]:
+    """The console's line, two pipes: our ends, to read and to write, then QEMU's."""
+    ours_in, theirs_out = os.pipe()
+    theirs_in, ours_out = os.pipe()
+    with contextlib.suppress(PermissionError):  # a user with very many of them
+        fcntl.fcntl(ours_in, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return ours_in, ours_out, theirs_in, theirs_out
+
+
 class Console:
     """Reads a guest's console to its end, into ``log`` and into a file, on a thread of its own."""
 
-    def __init__(self, sock: socket.socket, log_path: Path) -> None:
+    def __init__(self, receiving: int, sending: int, log_path: Path) -> None:
+        """Both descriptors, as ``open_line`` gives them, are closed with it."""
         self.log = KernelLog()
         self.path = log_path
-        self._socket = sock
-        self._file = log_path.open("wb", buffering=0)
-        self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(sock, timeout=POLL_SECONDS)
+        self._receiving = io.FileIO(receiving, "rb")
+        self._sending = io.FileIO(sending, "wb")
+        try:
+            self._file = log_path.open("wb", buffering=0)
+        except OSError:
+            self._receiving.close()
+            self._sending.close()
+            raise
+        self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(
+            receiving, timeout=POLL_SECONDS, use_poll=True
+        )
+        self._full = _room_of(receiving) - 2 * _PAGE
+        self._closing = False
         self._thread = threading.Thread(target=self._read, name="console", daemon=True)
         self._thread.start()
 
@@ -141,27 +174,31 @@ class Console:
 
     def close(self) -> None:
         """Stop reading, once QEMU is gone or given up; whatever had arrived is in the file."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._closing = True
         self._thread.join(timeout=10)
-        self._socket.close()
-        self._file.close()
+        for file in (self._receiving, self._sending, self._file):
+            file.close()
 
     def send(self, data: bytes) -> None:
         """Type on the kernel's console (after a serial break: a SysRq command)."""
-        with contextlib.suppress(OSError):
-            self._socket.sendall(data)
+        with contextlib.suppress(OSError, ValueError):  # gone, or closed
+            self._sending.write(data)
 
     def _read(self) -> None:
         assembler = LineAssembler()
         taken = 0
         try:
             while taken < MAX_LOG_BYTES:
+                late = self._is_full()
                 try:
                     data = self._spawn.read_nonblocking(65536, timeout=POLL_SECONDS)
                 except pexpect.TIMEOUT:
+                    if self._closing:
+                        break
                     continue
                 taken += len(data)
+                if late:
+                    self._take_note(assembler)
                 # The file first: evidence must be on disk before anybody acts on it.
                 with contextlib.suppress(OSError):  # a full disk must not blind the verdict
                     self._file.write(data)
@@ -173,6 +210,28 @@ class Console:
             for line in assembler.flush():
                 self.log.append(line)
             self.log.end(flooded=taken >= MAX_LOG_BYTES)
+
+    def _is_full(self) -> bool:
+        """Whether what the guest says now may be lost already."""
+        pending = array.array("i", [0])
+        fcntl.ioctl(self._receiving, termios.FIONREAD, pending)
+        return pending[0] >= self._full
+
+    def _take_note(self, assembler: LineAssembler) -> None:
+        """Say in the log that some of it may be missing."""
+        with contextlib.suppress(OSError):
+            self._file.write(b"\n" + FELL_BEHIND + b"\n")
+        for line in assembler.flush():
+            self.log.append(line)
+        self.log.append(FELL_BEHIND)
+
+
+def _room_of(fd: int) -> int:
+    """How many bytes a pipe holds; of what is no pipe, more than it ever has."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return 1 << 62
 
 
 class RescueShell:

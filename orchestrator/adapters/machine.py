@@ -13,7 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from orchestrator.adapters.console import MAX_LOG_BYTES, Console, KernelLog, RescueShell
+from orchestrator.adapters.console import (
+    MAX_LOG_BYTES,
+    Console,
+    KernelLog,
+    RescueShell,
+    open_line,
+)
 from orchestrator.adapters.initramfs import render_secrets
 from orchestrator.adapters.qmp import Qmp
 from orchestrator.adapters.ssh import (
@@ -51,6 +57,8 @@ NOBODY = 65534
 QEMU_OWN_MIB = 4096  # what QEMU maps beside the guest's memory: code cache, stacks, libraries
 LAUNCH_SECONDS = 30.0
 REAP_SECONDS = 5.0
+# Between a QEMU that does not talk any more and the end of its console.
+END_SECONDS = 0.5
 # Between a break and the letter of SysRq, try after try. A busy guest takes a while to see the
 # break, and the kernel waits for the letter for five seconds of its own, which were half a second
 # where a busy host had it measure its clock at a tenth of the speed.
@@ -156,6 +164,11 @@ class Machine:
             how = self._how_it_ended()
             raise GuestDiedError(f"the guest is gone: {how}", by_itself=status == 0)
 
+    def _check_soon(self) -> None:
+        """``check_alive``, after a moment for the news of its end to come."""
+        self.log.wait_for_end(Deadline.after(END_SECONDS, "the console's end"))
+        self.check_alive()
+
     def wait_for_boot(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         """Block until the guest takes commands over SSH.
 
@@ -186,7 +199,7 @@ class Machine:
         try:
             self._qmp.thaw(self._state, deadline)
         except MachineError:
-            self.check_alive()
+            self._check_soon()
             raise
         self._connect(deadline, user_key, host_key)
 
@@ -213,7 +226,7 @@ class Machine:
                 self.port, user_key, host_key, deadline, check_guest=self.check_alive
             )
         except MachineError:
-            self.check_alive()  # how the guest ended says more than how that was noticed
+            self._check_soon()  # how the guest ended says more than how that was noticed
             raise
         except ShellError:
             self.check_alive()
@@ -511,12 +524,24 @@ def _launch(
     argv = (*_wall(spec), *render_qemu_argv(process.find_tool(QEMU), spec, fds))
     (folder / "argv").write_text("".join(f"{part}\n" for part in argv))
     output = stack.enter_context((folder / "qemu.log").open("wb"))
-    console = stack.enter_context(Console(ends["console"], folder / "console.log"))
-    child = stack.enter_context(
-        process.start(argv, output=output, pass_fds=fds.numbers, cwd=Path("/"))
-    )
-    for end in ("qmp-qemu", "console-qemu", "rescue-qemu"):
-        ends[end].close()  # else our copy would keep the line open after QEMU's death
+    receiving, sending, *theirs = open_line()
+    try:
+        console = stack.enter_context(Console(receiving, sending, folder / "console.log"))
+        child = stack.enter_context(
+            process.start(
+                argv,
+                output=output,
+                talk=(theirs[0], theirs[1]),
+                pass_fds=fds.numbers,
+                cwd=Path("/"),
+            )
+        )
+    finally:
+        # Else our copies would keep the lines open after QEMU's death.
+        for fd in theirs:
+            os.close(fd)
+        for end in ("qmp-qemu", "rescue-qemu"):
+            ends[end].close()
     rescue = RescueShell(ends["rescue"], folder / "rescue.log")
     stack.callback(rescue.close)
     qmp = Qmp(ends["qmp"])
@@ -547,7 +572,7 @@ def _open_all(
         return fd
 
     ends: dict[str, socket.socket] = {}
-    for name in ("qmp", "console", "rescue"):
+    for name in ("qmp", "rescue"):
         ours, theirs = socket.socketpair()
         ends[name], ends[f"{name}-qemu"] = ours, theirs
         stack.callback(ours.close)
@@ -561,7 +586,6 @@ def _open_all(
         kernel=open_file(files.kernel_path),
         initrd=stack.enter_context(_memory_file("initrd", initrd)),
         qmp=ends["qmp-qemu"].fileno(),
-        console=ends["console-qemu"].fileno(),
         rescue=ends["rescue-qemu"].fileno(),
         disks=tuple(disks),
     )

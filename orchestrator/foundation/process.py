@@ -261,6 +261,7 @@ def start(
     argv: Sequence[str],
     *,
     output: IO[bytes] | int | None = None,
+    talk: tuple[int, int] | None = None,
     pass_fds: Sequence[int] = (),
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
@@ -268,17 +269,20 @@ def start(
     """A child that runs while the context is open, and is gone, with its session, after it.
 
     Standard input is empty; standard output and error go to ``output`` (discarded if
-    None). Raises ``HostError`` if it cannot be started, ``RunInterruptedError`` after
+    None). With ``talk`` they do not: these descriptors are standard input and output then, and
+    standard error alone goes to ``output``. Raises ``HostError`` if it cannot be started, ``RunInterruptedError`` after
     ``stop_all``.
     """
     full = (*dying_with_parent(), *argv)
+    sink = subprocess.DEVNULL if output is None else output
+    stdin, stdout = (subprocess.DEVNULL, sink) if talk is None else talk
 
     def popen() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             full,
-            stdin=subprocess.DEVNULL,
-            stdout=output if output is not None else subprocess.DEVNULL,
-            stderr=subprocess.STDOUT if output is not None else subprocess.DEVNULL,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=sink,
             pass_fds=tuple(pass_fds),
             cwd=cwd,
             env=_tool_environment(env),

@@ -533,7 +533,12 @@ _ANY = re.compile("|".join(f"(?:{each.pattern.pattern})" for each in _DETECTORS)
 
 # console_emit_next_record() and its forerunners print this themselves, without a stamp, so
 # no module can print it so, and whatever user space had left on the line stands before it.
-_DROPPED = _detector("lost-log", _Role.ALONE, r".*\*\* \d+ printk messages dropped \*\*")
+# The other is the host's own word (adapters/console.py).
+_DROPPED = _detector(
+    "lost-log",
+    _Role.ALONE,
+    r".*\*\* (?:\d+ printk messages dropped|console output dropped: the host fell behind) \*\*",
+)
 # A report whose start was lost or torn.
 _ORPHAN = _Detector("warning", _Role.ALONE, _END_TRACE)
 
@@ -725,8 +730,10 @@ def _finding(records: Sequence[Record], report: _Report, end: int) -> Finding:
         start -= 1
     lines = tuple(record.text for record in records[start : end + 1])
     headline = records[report.head].text
-    if report.detector.role is _Role.OPENER and report.head < end:
-        headline = records[report.head + 1].text
+    if report.detector.role is _Role.OPENER:
+        # "cut here" says nothing; a WARN() whose text begins with a newline has its line later.
+        behind = (record.text for record in records[report.head + 1 : end + 1])
+        headline = next((text for text in behind if text.strip()), headline)
     first, last = records[start].number, records[end].number
     return finding_of(report.detector.kind, headline.strip(), lines, first, last)
 

@@ -2,7 +2,8 @@
 
 Every outside thing (kernel, initramfs, disks, sockets) is handed to QEMU as an open
 descriptor: it needs no path of ours, no permission on the cache, and no port or
-socket name that another process could take first.
+socket name that another process could take first. The console is its standard input
+and output.
 """
 
 from __future__ import annotations
@@ -56,7 +57,6 @@ class GuestFds:
     kernel: int
     initrd: int
     qmp: int
-    console: int
     rescue: int
     disks: tuple[Disk, ...] = ()
     memory: Memory | None = None
@@ -65,7 +65,7 @@ class GuestFds:
     @property
     def numbers(self) -> tuple[int, ...]:
         """All of them."""
-        found = [self.kernel, self.initrd, self.qmp, self.console, self.rescue]
+        found = [self.kernel, self.initrd, self.qmp, self.rescue]
         found += [disk.fd for disk in self.disks]
         if self.memory is not None:
             found.append(self.memory.fd)
@@ -140,7 +140,7 @@ def _memory(spec: GuestSpec, memory: Memory) -> tuple[str, ...]:
 def _sockets(fds: GuestFds) -> tuple[str, ...]:
     return (
         *("-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"),
-        *("-chardev", f"socket,id=console,fd={fds.console}", "-serial", "chardev:console"),
+        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=rescue,fd={fds.rescue}", "-serial", "chardev:rescue"),
     )
 

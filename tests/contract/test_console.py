@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters import console as console_module
-from orchestrator.adapters.console import Console, KernelLog, RescueShell
+from orchestrator.adapters.console import Console, KernelLog, RescueShell, open_line
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import MachineError
-from orchestrator.plan.klog import MAX_LINE_BYTES, Marker, parse_log
+from orchestrator.plan.klog import MAX_LINE_BYTES, Marker, find_findings, parse_log
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_leaks")]
 
@@ -33,11 +33,17 @@ def soon(seconds: float = 10.0) -> Deadline:
     return Deadline.after(seconds, "the test")
 
 
+def on_socket(ours: socket.socket, path: Path) -> Console:
+    """A console on a socket: QEMU's end says more in a test that can be cut."""
+    fd = ours.detach()
+    return Console(fd, os.dup(fd), path)
+
+
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[tuple[Console, socket.socket]]:
     """A console, and QEMU's end of it."""
     ours, theirs = socket.socketpair()
-    with Console(ours, tmp_path / "console.log") as console:
+    with on_socket(ours, tmp_path / "console.log") as console:
         yield console, theirs
         theirs.close()
 
@@ -226,7 +232,7 @@ def test_a_console_that_never_says_anything_ends_with_qemu(guest: Guest) -> None
 
 def test_closing_takes_what_had_already_arrived(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
-    with theirs, Console(ours, tmp_path / "console.log") as console:
+    with theirs, on_socket(ours, tmp_path / "console.log") as console:
         theirs.sendall(BOOT)
     assert console.path.read_bytes() == BOOT
     assert console.log.records() == parse_log(BOOT)
@@ -235,7 +241,7 @@ def test_closing_takes_what_had_already_arrived(tmp_path: Path) -> None:
 def test_closing_does_not_wait_for_a_silent_qemu(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     started = time.monotonic()
-    with theirs, Console(ours, tmp_path / "console.log") as console:
+    with theirs, on_socket(ours, tmp_path / "console.log") as console:
         pass
     assert time.monotonic() - started < 2
     assert console.log.ended
@@ -244,7 +250,7 @@ def test_closing_does_not_wait_for_a_silent_qemu(tmp_path: Path) -> None:
 def test_closing_twice_is_quiet(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
-    console = Console(ours, tmp_path / "console.log")
+    console = on_socket(ours, tmp_path / "console.log")
     console.close()
     console.close()
     console.send(b"w")
@@ -265,6 +271,39 @@ def test_a_flood_is_cut_and_said_to_be(guest: Guest, monkeypatch: pytest.MonkeyP
     assert console.log.wait_for_marker(MARKER, soon(5)) is None
 
 
+def test_what_a_guest_says_while_nobody_reads_is_not_lost(tmp_path: Path) -> None:
+    """QEMU hands over one byte at a time, and the kernel does not wait for long."""
+    receiving, sending, *theirs = open_line()
+    os.set_blocking(theirs[1], False)
+    said = BOOT * (400_000 // len(BOOT))
+    for at in range(len(said)):
+        assert os.write(theirs[1], said[at : at + 1]) == 1
+    with Console(receiving, sending, tmp_path / "console.log") as console:
+        os.close(theirs[1])
+        assert console.log.wait_for_end(soon())
+    os.close(theirs[0])
+    assert console.path.read_bytes() == said
+    assert not any(finding.kind == "lost-log" for finding in find_findings(console.log.records()))
+
+
+def test_where_the_host_fell_behind_the_log_says_so(tmp_path: Path) -> None:
+    receiving, sending, *theirs = open_line()
+    os.set_blocking(theirs[1], False)
+    line = STAMPED + b"on and on\n"
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(theirs[1], line)
+    with Console(receiving, sending, tmp_path / "console.log") as console:
+        os.set_blocking(theirs[1], True)
+        os.write(theirs[1], STAMPED + b"and on\n")
+        os.close(theirs[1])
+        assert console.log.wait_for_end(soon())
+    os.close(theirs[0])
+    kinds = {finding.kind for finding in find_findings(console.log.records())}
+    assert kinds == {"lost-log"}
+    assert b"the host fell behind" in console.path.read_bytes()
+
+
 def test_a_line_without_end_is_given_in_pieces(guest: Guest) -> None:
     console, qemu = guest
     qemu.sendall(b"x" * (10 * MAX_LINE_BYTES) + b"\n")
@@ -277,7 +316,7 @@ def test_a_line_without_end_is_given_in_pieces(guest: Guest) -> None:
 
 def test_a_full_disk_does_not_blind_the_log() -> None:
     ours, theirs = socket.socketpair()
-    with theirs, Console(ours, Path("/dev/full")) as console:
+    with theirs, on_socket(ours, Path("/dev/full")) as console:
         theirs.sendall(BOOT)
         theirs.shutdown(socket.SHUT_RDWR)
         assert console.log.wait_for_end(soon())

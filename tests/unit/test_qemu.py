@@ -22,7 +22,6 @@ FDS = GuestFds(
     kernel=10,
     initrd=11,
     qmp=12,
-    console=13,
     rescue=14,
     disks=(Disk("image", 15), Disk("kernel", 16)),
 )
@@ -49,7 +48,7 @@ GOLDEN = f"""\
 -append {COMMAND_LINE}
 -chardev socket,id=qmp,fd=12
 -mon chardev=qmp,mode=control
--chardev socket,id=console,fd=13
+-chardev stdio,id=console,signal=off
 -serial chardev:console
 -chardev socket,id=rescue,fd=14
 -serial chardev:rescue
@@ -146,6 +145,6 @@ def test_a_guest_that_goes_on_is_the_same_machine() -> None:
 
 
 def test_every_descriptor_is_handed_over() -> None:
-    assert FDS.numbers == (10, 11, 12, 13, 14, 15, 16)
+    assert FDS.numbers == (10, 11, 12, 14, 15, 16)
     assert replace(FDS, memory=Memory(20)).numbers == (*FDS.numbers, 20)
     assert replace(FDS, memory=Memory(20, 21)).numbers == (*FDS.numbers, 20, 21)
