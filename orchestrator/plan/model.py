@@ -779,6 +779,18 @@ class KernelEntry(Value):
         raise NotImplementedError
 
 
+SparingArgument = Literal[
+    "no_timer_check",
+    "random.trust_cpu",
+    "tsc",
+    "cryptomgr.notests",
+    "raid",
+    "norandmaps",
+    "mitigations",
+]
+"""What spares time, and why, says ``plan/qemu.py``."""
+
+
 class GuestSettings(Value):
     """The virtual machine."""
 
@@ -786,6 +798,9 @@ class GuestSettings(Value):
     cpus: int = Field(default=2, ge=1, le=64, description="processors of each guest")
     arguments: tuple[KernelArgument, ...] = Field(
         default=(), description="further kernel arguments"
+    )
+    without: tuple[SparingArgument, ...] = Field(
+        default=(), description="kernel arguments of the lab's own that are left out"
     )
     forks: bool = Field(
         default=True,

@@ -138,7 +138,9 @@ def prepare(
 def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
     """The virtual machine that the lab asks for."""
     guest = lab.file.guest
-    return GuestSpec(verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments)
+    return GuestSpec(
+        *(verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments, guest.without)
+    )
 
 
 def open_workshop(

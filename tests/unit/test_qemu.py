@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
+from orchestrator.plan.model import SparingArgument
 from orchestrator.plan.qemu import (
+    SPARING_ARGUMENTS,
     Disk,
     GuestFds,
     GuestSpec,
@@ -29,7 +32,7 @@ TCG = GuestSpec("tcg", memory_mib=512, cpus=2)
 COMMAND_LINE = (
     "console=ttyS0 ignore_loglevel log_buf_len=4M printk.time=1 printk.devkmsg=on panic=-1 "
     "net.ifnames=0 no_timer_check random.trust_cpu=on tsc=reliable cryptomgr.notests "
-    "raid=noautodetect"
+    "raid=noautodetect norandmaps mitigations=off"
 )
 GOLDEN = f"""\
 /usr/bin/qemu
@@ -148,3 +151,11 @@ def test_every_descriptor_is_handed_over() -> None:
     assert FDS.numbers == (10, 11, 12, 14, 15, 16)
     assert replace(FDS, memory=Memory(20)).numbers == (*FDS.numbers, 20)
     assert replace(FDS, memory=Memory(20, 21)).numbers == (*FDS.numbers, 20, 21)
+
+
+def test_what_spares_time_can_be_left_out_by_name() -> None:
+    assert set(SPARING_ARGUMENTS) == set(get_args(SparingArgument))
+    assert all(text.split("=")[0] == name for name, text in SPARING_ARGUMENTS.items())
+    spec = replace(TCG, without=("mitigations", "tsc"), arguments=("quiet",))
+    left = COMMAND_LINE.replace(" mitigations=off", "").replace(" tsc=reliable", "")
+    assert kernel_command_line(spec) == f"{left} quiet"
