@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from orchestrator.adapters.cache import remove_tree
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
+from orchestrator.plan.paths import tool_dir
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +23,18 @@ def children_allowed() -> Iterator[None]:
     """A test that ended a run leaves the next one able to start."""
     yield
     process.allow_again()
+
+
+@pytest.fixture(scope="session")
+def sysio() -> Iterator[Path]:
+    """The guests' program, made for this machine; everybody may run it."""
+    with tempfile.TemporaryDirectory(prefix="lab-test-") as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "sysio"
+        sources = map(str, sorted(tool_dir().glob("*.c")))
+        warnings = ("-Wall", "-Wextra", "-Werror")
+        subprocess.run(("gcc", "-static", "-O2", *warnings, "-o", path, *sources), check=True)
+        yield path
 
 
 @pytest.fixture

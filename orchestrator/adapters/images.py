@@ -35,18 +35,22 @@ class Image:
     packages: tuple[str, ...]
 
 
-def image_key(recipe: Recipe, tool_source: bytes, locked: tuple[str, ...] | None = None) -> str:
-    """What the image depends on, in a name; an image for a lock has a name of its own."""
+def image_key(recipe: Recipe, tool_dir: Path, locked: tuple[str, ...] | None = None) -> str:
+    """What the image depends on, in a name; an image for a lock has a name of its own.
+
+    ``tool_dir`` has the source of the one program of ours that is in it.
+    """
     # Not on what only the toolchain's image has.
     about = recipe.key(exclude={"kernel_packages"})
-    key = f"{recipe.release}-{hash_of(FORMAT, about, tool_source)}"
+    sources = [(path.name, path.read_text()) for path in sorted(tool_dir.glob("*.[ch]"))]
+    key = f"{recipe.release}-{hash_of(FORMAT, about, sources)}"
     return key if locked is None else f"{key}-{hash_of(locked)}"
 
 
 def ensure_image(
     cache: Cache,
     recipe: Recipe,
-    tool_source_path: Path,
+    tool_dir: Path,
     locked: tuple[str, ...] | None = None,
 ) -> Image:
     """The image of a recipe, built if the cache has none.
@@ -55,36 +59,34 @@ def ensure_image(
     Blocks for the download and the installation of some 150 packages (half a minute with
     a fast mirror). Raises ``SourceError`` or ``HostError``.
     """
-    if image := find_image(cache, recipe, tool_source_path, locked):
+    if image := find_image(cache, recipe, tool_dir, locked):
         return image
-    source = tool_source_path.read_bytes()
 
     def make(folder: Path) -> None:
-        _build(cache, recipe, tool_source_path, folder)
+        _build(cache, recipe, tool_dir, folder)
         if locked is not None:
             _compare(recipe, locked, _read_image(folder, recipe).packages)
 
-    key = image_key(recipe, source, locked)
+    key = image_key(recipe, tool_dir, locked)
     return _read_image(cache.ensure("images", key, make), recipe)
 
 
-def refresh_image(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Image:
+def refresh_image(cache: Cache, recipe: Recipe, tool_dir: Path) -> Image:
     """The image of a recipe made anew, of what the archive has now.
 
     The one whose place it takes is kept under the name that it has for a lock: another lab
     may have locked it.
     """
-    source = tool_source_path.read_bytes()
-    key = image_key(recipe, source)
+    key = image_key(recipe, tool_dir)
 
     def make(folder: Path) -> None:
-        _build(cache, recipe, tool_source_path, folder)
-        old = find_image(cache, recipe, tool_source_path)
+        _build(cache, recipe, tool_dir, folder)
+        old = find_image(cache, recipe, tool_dir)
         if old is None or old.packages == _read_image(folder, recipe).packages:
             return
         cache.ensure(
             "images",
-            image_key(recipe, source, old.packages),
+            image_key(recipe, tool_dir, old.packages),
             lambda kept: _link_files(old.squashfs_path.parent, kept),
         )
 
@@ -97,11 +99,11 @@ def _link_files(source: Path, target: Path) -> None:
 
 
 def find_image(
-    cache: Cache, recipe: Recipe, tool_source_path: Path, locked: tuple[str, ...] | None = None
+    cache: Cache, recipe: Recipe, tool_dir: Path, locked: tuple[str, ...] | None = None
 ) -> Image | None:
     """The image if it is cached; with ``locked``, only one of exactly these packages."""
-    source = tool_source_path.read_bytes()
-    for key in dict.fromkeys((image_key(recipe, source), image_key(recipe, source, locked))):
+    keys = (image_key(recipe, tool_dir), image_key(recipe, tool_dir, locked))
+    for key in dict.fromkeys(keys):
         if folder := cache.find("images", key):
             image = _read_image(folder, recipe)
             if locked is None or image.packages == locked:
@@ -132,7 +134,7 @@ def _read_image(folder: Path, recipe: Recipe) -> Image:
     )
 
 
-def ensure_toolchain(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Image:
+def ensure_toolchain(cache: Cache, recipe: Recipe, tool_dir: Path) -> Image:
     """The image that kernels are built in: the recipe's, and its ``kernel_packages``.
 
     Blocks and raises like ``ensure_image``.
@@ -144,7 +146,7 @@ def ensure_toolchain(cache: Cache, recipe: Recipe, tool_source_path: Path) -> Im
         )
     packages = (*recipe.packages, *recipe.kernel_packages)
     whole = recipe.model_copy(update={"packages": packages, "kernel_packages": ()})
-    return ensure_image(cache, whole, tool_source_path)
+    return ensure_image(cache, whole, tool_dir)
 
 
 def ensure_root(cache: Cache, image: Image) -> Path:
@@ -177,14 +179,14 @@ def _root_key(image: Image) -> str:
     return image.key if image.key.endswith(f"-{packages}") else f"{image.key}-{packages}"
 
 
-def _build(cache: Cache, recipe: Recipe, tool_source_path: Path, folder: Path) -> None:
+def _build(cache: Cache, recipe: Recipe, tool_dir: Path, folder: Path) -> None:
     cache.require_network(f"the userland of {recipe.release}")
     tar_path = folder / "image.tar"
     hooks = (
         # The one program of our own in the guest, built with the release's own compiler.
-        f"copy-in {tool_source_path} /tmp",
-        'chroot "$1" gcc -static -O2 -Wall -o /usr/local/bin/sysio /tmp/sysio.c',
-        'rm "$1"/tmp/sysio.c',
+        f"copy-in {tool_dir} /tmp",
+        'chroot "$1" sh -c "gcc -static -O2 -Wall -o /usr/local/bin/sysio /tmp/tool/*.c"',
+        'rm -r "$1"/tmp/tool',
         # What is in it, with the hashes that the signed index gives.
         f'mkdir -p "$1{PACKAGE_LIST.parent}"',
         """dpkg-query --admindir="$1/var/lib/dpkg" -W -f '${Package}=${Version}\\n' |"""

@@ -24,9 +24,7 @@ FOLDERS = (
 SCRIPTS = {
     "init": "init",
     "lab/rc": "rc",
-    "lab/bin/lab-step": "lab-step",
     "lab/bin/lab-background": "lab-background",
-    "lab/bin/lab-names": "lab-names",
     "lab/bin/lab-holders": "lab-holders",
     "lab/bin/lab-stacks": "lab-stacks",
 }

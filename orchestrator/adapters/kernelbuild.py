@@ -147,7 +147,7 @@ def build_kernel(
     tree: Path,
     *,
     config_dir: Path,
-    tool_source_path: Path,
+    tool_dir: Path,
     log_path: Path,
     jobs: int | None = None,
     said: Callable[[str], None] = lambda _: None,
@@ -161,7 +161,7 @@ def build_kernel(
     """
     release, _ = resolve_build(plan, config_dir)
     said(f"getting the toolchain of {plan.recipe.release}")
-    toolchain = ensure_toolchain(cache, plan.recipe, tool_source_path)
+    toolchain = ensure_toolchain(cache, plan.recipe, tool_dir)
     said("unpacking the toolchain")
     box = Box(ensure_root(cache, toolchain))
     log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,6 +86,29 @@ class Job(Protocol):
         """Give it up."""
 
 
+class Stream(Protocol):
+    """Bytes to and from one command."""
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """Block until all of it is on its way; raises like ``receive``."""
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """Block until there is something; at least one byte of its standard output.
+
+        Raises ``CommandTimeoutError``, or ``ConnectionLostError`` where there will be nothing.
+        """
+
+    def close(self) -> None:
+        """Give it up."""
+
+
+class StreamOpener(Protocol):
+    """Whoever can start a command that is talked to."""
+
+    def open_stream(self, command: str, deadline: Deadline) -> Stream:
+        """Start ``command``. Raises ``CommandTimeoutError`` or ``ConnectionLostError``."""
+
+
 class Shell(Protocol):
     """Runs commands in a guest. The seam behind which another transport would stand."""
 
@@ -154,7 +177,7 @@ class SshJob:
         if status < 0 and not self._channel.eof_received:
             raise self._lost()
         self.close()
-        name = _signal_name(status)
+        name = signal_name(status)
         return CommandResult(
             command=self._command,
             status=status if name is None else None,
@@ -167,8 +190,7 @@ class SshJob:
 
     def close(self) -> None:
         """See ``Job``. Quiet where the connection has gone."""
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-            self._channel.close()
+        _close_quietly(self._channel)
 
     def _finished(self) -> bool:
         """All output is here and the status too: the status alone may overtake the output."""
@@ -214,7 +236,7 @@ class SshJob:
         )
 
 
-def _signal_name(status: int) -> str | None:
+def signal_name(status: int) -> str | None:
     """The signal that a shell's exit status above 128 stands for, if there is such a signal.
 
     A server that says that a signal ended the shell itself gives no status; paramiko 5
@@ -226,6 +248,56 @@ def _signal_name(status: int) -> str | None:
         return signal.Signals(status - 128).name
     except ValueError:
         return None
+
+
+class SshStream:
+    """One command on one channel, and what is said to and fro."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """See ``Stream``."""
+        view = memoryview(data)
+        while view:
+            try:
+                self._limit_wait(deadline)
+                view = view[self._channel.send(bytes(view[:32768])) :]
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise self._lost() from error
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """See ``Stream``."""
+        while True:
+            try:
+                self._limit_wait(deadline)
+                data = self._channel.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise self._lost() from error
+            if not data:
+                raise self._lost()
+            return data
+
+    def close(self) -> None:
+        """See ``Stream``. Quiet where the connection has gone."""
+        _close_quietly(self._channel)
+
+    def _limit_wait(self, deadline: Deadline) -> None:
+        process.check_stopping()
+        if deadline.passed:
+            raise CommandTimeoutError(f"nothing by its deadline ({deadline.seconds:g} s)")
+        self._channel.settimeout(deadline.within(0.5))
+
+    def _lost(self) -> ConnectionLostError:
+        process.check_stopping()
+        said = ""
+        if self._channel.recv_stderr_ready():
+            said = self._channel.recv_stderr(1000).decode(errors="backslashreplace").strip()
+        return ConnectionLostError("the connection ended" + (f" ({said})" if said else ""))
 
 
 class SshShell:
@@ -243,7 +315,7 @@ class SshShell:
         self, command: str, deadline: Deadline, *, stdin: bytes = b"", limit: int = MAX_OUTPUT
     ) -> CommandResult:
         """See ``Shell``."""
-        job = self._open(command, deadline, limit)
+        job = SshJob(self._open(command, deadline), command, limit)
         try:
             job.feed(stdin, deadline)
             return job.wait(deadline)
@@ -252,9 +324,13 @@ class SshShell:
 
     def start(self, command: str, deadline: Deadline) -> SshJob:
         """See ``Shell``."""
-        job = self._open(command, deadline, MAX_OUTPUT)
+        job = SshJob(self._open(command, deadline), command, MAX_OUTPUT)
         job.feed(b"", deadline)
         return job
+
+    def open_stream(self, command: str, deadline: Deadline) -> SshStream:
+        """See ``StreamOpener``."""
+        return SshStream(self._open(command, deadline))
 
     def open_terminal(self, kind: str, columns: int, rows: int) -> paramiko.Channel:
         """An interactive shell on a terminal of its own."""
@@ -263,13 +339,12 @@ class SshShell:
         channel.exec_command("exec bash -l")
         return channel
 
-    def _open(self, command: str, deadline: Deadline, limit: int) -> SshJob:
+    def _open(self, command: str, deadline: Deadline) -> paramiko.Channel:
         process.check_stopping()
         try:
             channel = self._transport.open_session(timeout=max(1.0, deadline.left))
-            job = SshJob(channel, command, limit)
             # Waiting for the guest's answer has no deadline in paramiko; closing ends it.
-            giving_up = threading.Timer(deadline.left, job.close)
+            giving_up = threading.Timer(deadline.left, _close_quietly, (channel,))
             giving_up.start()
             try:
                 channel.exec_command(command)  # root's shell is sh, see images/guest/rc
@@ -282,7 +357,12 @@ class SshShell:
                     f"not begun by its deadline ({deadline.seconds:g} s): {command}"
                 ) from error
             raise ConnectionLostError(f"the guest takes no command ({error}): {command}") from error
-        return job
+        return channel
+
+
+def _close_quietly(channel: paramiko.Channel) -> None:
+    with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+        channel.close()
 
 
 def connect(

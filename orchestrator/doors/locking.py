@@ -16,7 +16,7 @@ from orchestrator.doors.progress import LineProgress
 from orchestrator.foundation.errors import EXIT_FAILED, EXIT_PASSED, UsageError
 from orchestrator.plan.lock import LOCK_FILE, load_lock, lock_path, render_lock
 from orchestrator.plan.model import Lab
-from orchestrator.plan.paths import guest_dir
+from orchestrator.plan.paths import tool_dir
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.yamlsource import shown_path
 from orchestrator.policy.locking import check_lock, make_lock, pin_what_fits
@@ -65,14 +65,13 @@ def _require_lock(plan: Plan, else_: str) -> None:
 def export(plan: Plan, cache: Cache, target: Path) -> int:
     """Write the locked kernels and their images to a file."""
     entries: dict[tuple[str, str], Path] = {}
-    tool = guest_dir() / "sysio.c"
     count = 0
     _require_lock(plan, "what to export is not said")
     for kernel in plan.kernels:
         if kernel.pinned is None:
             continue
         packages = kernel.pinned.image.packages
-        image = find_image(cache, kernel.recipe, tool, packages)
+        image = find_image(cache, kernel.recipe, tool_dir(), packages)
         key = kernel_key(kernel.pinned.kernel.kernel)
         folder = cache.find("kernels", key)
         if image is None or folder is None:
@@ -83,7 +82,7 @@ def export(plan: Plan, cache: Cache, target: Path) -> int:
             )
         # Under the name that it has for this lock: where it is taken to, another userland of
         # the same recipe may have the plain one.
-        image_name = image_key(kernel.recipe, tool.read_bytes(), packages)
+        image_name = image_key(kernel.recipe, tool_dir(), packages)
         entries |= {("kernels", key): folder, ("images", image_name): image.squashfs_path.parent}
         count += 1
     write_bundle(entries, target)

@@ -270,8 +270,8 @@ def start(
 
     Standard input is empty; standard output and error go to ``output`` (discarded if
     None). With ``talk`` they do not: these descriptors are standard input and output then, and
-    standard error alone goes to ``output``. Raises ``HostError`` if it cannot be started, ``RunInterruptedError`` after
-    ``stop_all``.
+    standard error alone goes to ``output``. Raises ``HostError`` if it cannot be started,
+    ``RunInterruptedError`` after ``stop_all``.
     """
     full = (*dying_with_parent(), *argv)
     sink = subprocess.DEVNULL if output is None else output

@@ -120,12 +120,12 @@ def parse_frames(lines: Sequence[str]) -> tuple[Frame, ...]:
 def locate_code(module: str, sizes: Mapping[str, int], listed: bytes) -> LoadedCode:
     """Where a module's code is, from what ``/sys/module/MODULE/sections`` says.
 
-    That is a line with the names of sections, then their addresses, a line each. An address of
-    0 is what a kernel shows that hides them (``kptr_restrict``).
+    That is a line for each section, its name and its address. An address of 0 is what a kernel
+    shows that hides them (``kptr_restrict``).
     """
-    names, _, addresses = listed.decode(errors="replace").partition("\n")
     places = {}
-    for name, text in zip(names.split(), addresses.split("\n"), strict=False):
+    for line in listed.decode(errors="replace").splitlines():
+        name, _, text = line.partition(" ")
         match = _SECTION_ADDRESS.fullmatch(text)
         if match and name in sizes and (address := int(match[1], 16)):
             places[name] = range(address, address + sizes[name])

@@ -1,8 +1,8 @@
 """What a module left behind: names that were not there before it was loaded.
 
-A guest lists names with ``images/guest/lab-names``, at both ends of a scenario, and the two
-lists are compared here. A name is a path, or a line of one of the kernel's lists with the
-list's path before it: ``/proc/ioports: 0378-037a : parport0``.
+A guest lists names with ``sysio --names`` (``images/guest/tool/names.c``), and the lists of
+both ends of a scenario are compared here. A name is a path, or a line of one of the kernel's
+lists with the list's path before it: ``/proc/ioports: 0378-037a : parport0``.
 
 What cannot be seen: a slab cache that shares the slabs of another, because the link that
 tells its name stays when the cache is destroyed (Linux 6.1, mm/slub.c, sysfs_slab_alias());
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from orchestrator.plan.visible import clip, decode, visible
 
 LISTS = ("/proc/devices", "/proc/filesystems", "/proc/iomem", "/proc/ioports")
-"""What ``lab-names`` reads, in its order."""
+"""What it reads, in its order, after all folders."""
 SYSCTL = "/proc/sys"
-"""What it lists last."""
+"""The folder that it lists last."""
 MAX_NAMED = 3
 MAX_NAME = 120
 _MODULES = "/sys/module"
@@ -49,8 +49,6 @@ class Names:
 
     taint: int
     names: frozenset[str]
-    links: frozenset[str] = frozenset()
-    """Slab caches that are links, where that was asked for."""
     unread: tuple[str, ...] = ()
     """Lists that broke off: whoever read them was killed."""
 
@@ -65,32 +63,27 @@ class Names:
 
 
 def parse_names(data: bytes) -> Names | None:
-    """What ``lab-names`` printed; None if it did not even come to the names."""
-    head, between, tail = data.partition(b"\0")
-    taint, _, lists = head.partition(b"\n")
-    if not (between and taint.isdigit()):
+    """What ``sysio --names`` printed; None if it did not even come to the names.
+
+    The taint flags in a line, then names, each with a zero byte behind it and a last one behind
+    them all, then the kernel's lists, each with a zero byte behind it.
+    """
+    taint, newline, rest = data.partition(b"\n")
+    if not (newline and taint.isdigit() and taint.isascii()):
         return None
-    separator, _, rest = lists.partition(b"\n")
-    texts = rest.split(separator + b"\n")[:-1] if separator else []
+    listed, end, rest = rest.partition(b"\0\0")
+    *texts, _ = rest.split(b"\0")  # the last is empty, or was cut off
+    texts = texts[: len(LISTS)]
+    unread = LISTS[len(texts) :] if end else (SYSCTL,)
     names = {
         f"{path}: {line}"
         for path, text in zip(LISTS, texts, strict=False)
         for line in _lines(path, decode(text))
     }
-    unread = list(LISTS[len(texts) :])
-    *records, _ = tail.split(b"\0")  # the last is empty, or was cut off
-    if not records or records.pop() != b"":
-        unread.append(SYSCTL)
-    paths = {decode(record).replace("//", "/") for record in records}
-    links = frozenset(path[1:] for path in paths if path.startswith("@"))
-    names |= {path for path in paths if _is_name(path)}
-    return Names(int(taint), frozenset(names), links, tuple(unread))
-
-
-def _is_name(path: str) -> bool:
-    """Whether it is a path that counts; a glob that found nothing stands there as written."""
-    glob = "/*" in path or path.endswith("/.[!.]*")
-    return path.startswith("/") and not (glob or path.startswith(_PROCESSES))
+    records = listed.split(b"\0")
+    paths = {decode(record) for record in (records if end else records[:-1])}
+    names |= {path for path in paths if path.startswith("/") and not path.startswith(_PROCESSES)}
+    return Names(int(taint), frozenset(names), unread)
 
 
 def _lines(path: str, text: str) -> Iterator[str]:
@@ -116,7 +109,7 @@ def find_leftovers(before: Names, after: Names, ours: Iterable[str]) -> tuple[Le
     there is may be its own: the module alone is named then. A module of the kernel's own that
     somebody made the kernel load is nobody's leftover.
     """
-    mine, new = frozenset(ours), after.names - before.names - after.links
+    mine, new = frozenset(ours), after.names - before.names
     others = {f"{_MODULES}/{name}" for name in came_along(before, after, mine)}
     loaded = {f"{_MODULES}/{name}" for name in mine & (after.modules - before.modules)}
     found = loaded or new - others

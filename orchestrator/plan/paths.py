@@ -21,6 +21,11 @@ def guest_dir() -> Path:
     return shipped_images_dir() / "guest"
 
 
+def tool_dir() -> Path:
+    """The source of the one program among them that is compiled."""
+    return guest_dir() / "tool"
+
+
 def new_run_id() -> str:
     """A name for a run: when it began, in UTC, and something random."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)

@@ -14,7 +14,7 @@ from orchestrator.foundation.errors import ConfigError, HostError, LabError, Sou
 from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.lock import Lock, LockedImage, LockedKernel, Pinned, asked, find_pinned
 from orchestrator.plan.model import KernelEntry, Lab
-from orchestrator.plan.paths import guest_dir
+from orchestrator.plan.paths import tool_dir
 from orchestrator.plan.plan import KernelPlan, Plan
 from orchestrator.plan.recipe import Recipe
 from orchestrator.policy.events import Doing, Listener, Note
@@ -78,7 +78,7 @@ def _refresh_images(plan: Plan, cache: Cache, listener: Listener) -> None:
     for image, kernel in first.items():
         listener(Doing(kernel.name, f"making the userland of {kernel.recipe.release} anew"))
         try:
-            refresh_image(cache, kernel.recipe, guest_dir() / "sysio.c")
+            refresh_image(cache, kernel.recipe, tool_dir())
         except SourceError as error:
             users = (other for other in plan.kernels if other.entry.image == image)
             if not all(user.entry.optional for user in users):

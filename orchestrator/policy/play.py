@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from orchestrator.adapters.agent import Order, script
 from orchestrator.adapters.kbuild import BuiltModule
 from orchestrator.adapters.ssh import Job
 from orchestrator.adapters.symbols import Symbols
@@ -47,7 +48,6 @@ from orchestrator.plan.leftovers import (
     came_along,
     describe_leftovers,
     find_leftovers,
-    parse_names,
     without_allowed,
 )
 from orchestrator.plan.loading import Loading, explain_load
@@ -72,9 +72,9 @@ from orchestrator.plan.outcome import (
     Outcome,
     StepResult,
 )
-from orchestrator.plan.visible import clip, decode, visible, visible_lines
+from orchestrator.plan.visible import decode, visible_lines
 from orchestrator.policy.decoding import decode_findings
-from orchestrator.policy.guest import Guest, Place
+from orchestrator.policy.guest import FORGET_LEAKS, LIST_NAMES, Guest, Place, names_in
 from orchestrator.policy.hanging import HungStep, ask_hung_guest, explain_hang
 
 # After this the kernel's state is not what the next scenario may count on.
@@ -88,21 +88,9 @@ AFTER_OOPS = "not tried: the kernel ended a task that may hold the module"
 # What sysio says, beside the names of errors.
 READ_ENDLESS = 3
 _OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULTILINE)
-# What lists the names that modules make; a shell reads it, so it costs no process.
-LIST_NAMES = ". /lab/bin/lab-names"
-# The same once more, after what the kernel may still have to do behind an unload's back.
-LIST_NAMES_LATER = f"sleep 1; lab_links=1; {LIST_NAMES}"
-# Where the code of a module is that was just loaded: its name goes when it goes. Not with the
-# shell's read, which takes byte after byte: since ed66f991bb19 (v5.8) only the first is given,
-# and where 11990a5bd7e5 (v5.9) is missing, as in Ubuntu's 5.3, that overruns a buffer and is a BUG.
-LIST_SECTIONS = (
-    "{{ cd /sys/module/{0}/sections && echo .*text* && cat .*text*; cd /root; }} 2>/dev/null"
-)
-# It reads all of memory, twice, on a kernel that checks each access.
-LEAK_SECONDS = 120.0
-# What nobody refers to. What is younger than five seconds is not told (mm/kmemleak.c,
-# MSECS_MIN_AGE), nor what has changed since the look before.
-FORGET_LEAKS = f"echo clear >{KMEMLEAK}"
+# The names once more, after what the kernel may still have to do behind an unload's back.
+_TYPED = shlex.join(LIST_NAMES)
+LIST_NAMES_LATER = f"sleep 1; {_TYPED}"
 LIST_LEAKS = f"sleep 6; echo scan >{KMEMLEAK}; echo scan >{KMEMLEAK}; head -c 200000 {KMEMLEAK}"
 # Where lab-step leaves the number of a step's first process, below /run/lab.
 STEP = ".step"
@@ -196,10 +184,15 @@ class Play:
     def open(self) -> Place:
         """Begin the cell's window; where it begins. Raises ``RunInterruptedError`` alone."""
         self._begin = self._guest.place()
+        if self._guest.names is not None:
+            # A fork, at its first line: all that it says is this cell's.
+            self._course.names = self._guest.names
+            self._taints.append(self._guest.names.taint)
+            return self._begin
         try:
             self._begin, self._course.names = self._mark("begin")
             if self._has_kmemleak:
-                self._ask_for_leaks(FORGET_LEAKS)
+                self._guest.ask_for_leaks(FORGET_LEAKS)
         except LabError as error:
             self._take_end(error)
         return self._begin
@@ -290,14 +283,14 @@ class Play:
 
     # --- markers ---------------------------------------------------------------------------
 
-    def _mark(self, word: str, command: str = LIST_NAMES) -> tuple[Place, Names]:
+    def _mark(self, word: str, words: Sequence[str] = LIST_NAMES) -> tuple[Place, Names]:
         """Read taints and names between two markers; where the first marker is, and the names."""
         begin = self._guest.marker(self._cell, word)
         end = self._guest.marker(self._cell, f"{word}-end")
-        result = self._guest.run_marked(begin, end, command, self._lab_deadline(word))
+        result = self._guest.run(Order(tuple(words), begin, end), self._lab_deadline(word))
         place = self._guest.find(begin)
         self._guest.find(end)
-        names = _names_in(result)
+        names = names_in(result)
         self._taints.append(names.taint)
         return place, names
 
@@ -352,7 +345,7 @@ class Play:
         command = LIST_NAMES_LATER
         if loaded:
             command = f"modprobe -qr -- {' '.join(map(shlex.quote, loaded))}; {command}"
-        _, now = self._mark("later", command)
+        _, now = self._mark("later", script(command))
         left = find_leftovers(before, now, self._guest.modules)
         if came_along(before, now, self._guest.modules):
             # They are in use, and what they made cannot be told from what others left.
@@ -371,13 +364,8 @@ class Play:
         """
         course = self._course
         if self._has_kmemleak and course.code and not course.loaded and not course.stopped:
-            course.lost = parse_kmemleak(self._ask_for_leaks(LIST_LEAKS))
-            self._mark("leaks", LIST_NAMES)  # what the kernel says of it is in the window
-
-    def _ask_for_leaks(self, command: str) -> bytes:
-        """What a command to kmemleak prints. Raises ``LabError``."""
-        seconds = LEAK_SECONDS * self._guest.plan.scale
-        return self._guest.machine.shell.run(command, Deadline.after(seconds, "kmemleak")).stdout
+            course.lost = parse_kmemleak(self._guest.ask_for_leaks(LIST_LEAKS))
+            self._mark("leaks")  # what the kernel says of it is in the window
 
     # --- who holds a module ----------------------------------------------------------------
 
@@ -386,7 +374,8 @@ class Play:
         before = self._course.names
         deadline = self._lab_deadline("looking for who holds it")
         try:
-            now = _names_in(self._guest.machine.shell.run(LIST_NAMES, deadline))
+            # By another way than the steps: the last of them may not have ended.
+            now = names_in(self._guest.machine.shell.run(f"/usr/local/bin/{_TYPED}", deadline))
             command = f"/lab/bin/lab-holders {shlex.quote(name)}"
             found = self._guest.machine.shell.run(command, deadline).stdout
         except RunInterruptedError:
@@ -419,15 +408,14 @@ class Play:
         return Deadline.after(seconds, step.title)
 
     def _exec(
-        self, step: Step, command: str, *, user: int | None = None, stdin: bytes = b""
+        self, step: Step, *words: str, user: int | None = None, stdin: bytes = b""
     ) -> CommandResult:
         """Run a step's command between its markers; both have arrived when it returns."""
         number = len(self._course.steps) + 1
         begin = self._guest.marker(self._cell, f"step-{number}")
         end = self._guest.marker(self._cell, f"step-{number}-end")
-        result = self._guest.run_marked(
-            begin, end, command, self._deadline_for(step), user=user, stdin=stdin
-        )
+        order = Order(words, begin, end, user, stdin)
+        result = self._guest.run(order, self._deadline_for(step))
         place = self._guest.find(begin)
         if step.name:
             self._course.named[step.name] = place
@@ -440,11 +428,11 @@ class Play:
             f'{key}="{value}"' if " " in str(value) else f"{key}={_parameter(value)}"
             for key, value in step.parameters.items()
         )
-        command = f"sysio --load /lab/modules/{module.name}.ko {shlex.quote(parameters)}"
-        command += f" && {LIST_SECTIONS.format(module.name)}"
+        path = f"/lab/modules/{module.name}.ko"
+        words: tuple[str, ...] = ("sysio", "--load", path, parameters, module.name)
         if others := [name for name in module.depends if name not in self._guest.modules]:
-            command = f"modprobe -a {' '.join(map(shlex.quote, others))} && {command}"
-        result = self._exec(step, command)
+            words = script(f"modprobe -a {shlex.join(others)} && {shlex.join(words)}")
+        result = self._exec(step, *words)
         errno = _errno_of(result)
         why = "" if errno in (None, step.expect.errno) else self._why_not_loaded(module, errno)
         if errno is None:
@@ -468,7 +456,7 @@ class Play:
 
     def _unload(self, step: UnloadStep) -> StepResult:
         name = step.unload.replace("-", "_")
-        result = self._exec(step, f"sysio --unload {shlex.quote(name)}")
+        result = self._exec(step, "sysio", "--unload", name)
         errno = _errno_of(result)
         if errno is None and name in self._course.loaded:
             self._course.loaded.remove(name)
@@ -486,13 +474,15 @@ class Play:
         return module
 
     def _run_command(self, step: RunStep) -> StepResult:
-        result = self._exec(step, step.run, user=step.user, stdin=step.stdin.encode())
+        words = script(step.run)
+        result = self._exec(step, *words, user=step.user, stdin=step.stdin.encode())
         return _judged(step, result, judge_run(step.expect, result))
 
     def _read(self, step: ReadStep) -> StepResult:
-        offset = "" if step.offset is None else f"--offset {step.offset} "
-        command = f"sysio --read --size {step.size} {offset}{shlex.quote(step.read)}"
-        result = self._exec(step, command)
+        options = () if step.offset is None else ("--offset", str(step.offset))
+        result = self._exec(
+            step, "sysio", "--read", "--size", str(step.size), *options, "--", step.read
+        )
         if result.status == READ_ENDLESS:
             return _judged(step, result, (Mismatch("content", "the file has no end"),))
         if overrun := _OVERRUN.search(result.stderr):
@@ -502,11 +492,10 @@ class Play:
         return _judged(step, result, mismatches)
 
     def _write(self, step: WriteStep) -> StepResult:
-        options = "--append " if step.append else ""
-        options += "" if step.offset is None else f"--offset {step.offset} "
+        options = ["--append"] if step.append else []
+        options += [] if step.offset is None else ["--offset", str(step.offset)]
         data = step.data_bytes
-        command = f"sysio --write {options}{shlex.quote(step.write)}"
-        result = self._exec(step, command, stdin=data)
+        result = self._exec(step, "sysio", "--write", *options, "--", step.write, stdin=data)
         errno = _errno_of(result)
         text = result.stdout.strip()
         written = int(text) if errno is None and text.isdigit() else None
@@ -542,18 +531,19 @@ class Play:
             session = f"/run/lab/{shlex.quote(step.end)}"
             # It is written when the command starts, which may be a moment after the marker.
             wait = f"while [ ! -s {session} ]; do sleep 0.05; done"
-            self._exec(step, f'{wait}; kill -s {signal} -- "-$(cat {session})"')
+            self._exec(step, *script(f'{wait}; kill -s {signal} -- "-$(cat {session})"'))
         result = self._course.jobs[step.end].wait(deadline)
         del self._course.jobs[step.end]
         if step.signal is None:
-            self._exec(step, ":")  # markers, so that what it logged is here before the next step
+            # Markers, so that what it logged is here before the next step.
+            self._exec(step, *script(":"))
         return _judged(step, result, judge_run(step.expect, result))
 
     def _reboot(self, step: RebootStep) -> StepResult:
         seconds = self._guest.plan.timeouts.boot * self._guest.plan.scale
         self._course.loaded.clear()
         self._guest.reboot(Deadline.after(seconds, "the reboot"))
-        self._course.names = _names_in(self._exec(step, LIST_NAMES))
+        self._course.names = names_in(self._exec(step, *LIST_NAMES))
         return _judged(step, None, ())
 
     # --- the verdict -----------------------------------------------------------------------
@@ -664,16 +654,6 @@ def _errno_of(result: CommandResult) -> str | None:
         said = result.stderr.decode(errors="backslashreplace").strip()
         raise MachineError(f"{result.command}: {result.signal or result.status}: {said[-300:]}")
     return found[1].decode()
-
-
-def _names_in(result: CommandResult) -> Names:
-    """What the guest listed. Raises ``MachineError`` where it could not."""
-    names = parse_names(result.stdout)
-    if names is None:
-        said = clip(visible(decode(result.stderr[-300:]).strip()), 300)
-        how = result.signal or f"status {result.status}"
-        raise MachineError(f"the guest's names could not be listed: {how}: {said}")
-    return names
 
 
 def _held_by(mismatch: Mismatch, holders: tuple[str, ...]) -> Mismatch:

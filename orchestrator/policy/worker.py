@@ -26,7 +26,7 @@ from orchestrator.plan.klog import Finding, find_findings
 from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
-from orchestrator.plan.paths import RunDir, guest_dir
+from orchestrator.plan.paths import RunDir, guest_dir, tool_dir
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.qemu import GuestSpec
 from orchestrator.plan.version import KernelVersion
@@ -98,7 +98,7 @@ def fetch(
     listener(Doing(plan.name, f"getting the userland of {plan.recipe.release}"))
     userland = plan.pinned.image if plan.pinned else plan.userland
     packages = userland.packages if userland else None
-    image = ensure_image(cache, plan.recipe, guest_dir() / "sysio.c", packages)
+    image = ensure_image(cache, plan.recipe, tool_dir(), packages)
     listener(Doing(plan.name, f"getting kernel {plan.known.release}"))
     kernel = ensure_kernel(context, plan.entry, plan.known)
     if plan.pinned:

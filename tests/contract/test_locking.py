@@ -24,7 +24,7 @@ from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.lock import Lock, load_lock, lock_path, render_lock
 from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import KernelResult, Outcome
-from orchestrator.plan.paths import RunDir, guest_dir
+from orchestrator.plan.paths import RunDir, tool_dir
 from orchestrator.plan.plan import Plan
 from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import Event
@@ -416,7 +416,7 @@ def test_an_updated_lock_has_the_userland_of_now(bench: Bench) -> None:
     new = bench.write_lock(update=True)
     assert new.images["testy"].packages[0].startswith("bash=5.2-2 ")
     # The old one is kept, for labs that have locked it.
-    recipe, tool = bench.plan().kernels[0].recipe, guest_dir() / "sysio.c"
+    recipe, tool = bench.plan().kernels[0].recipe, tool_dir()
     image = find_image(bench.cache, recipe, tool, old.images["testy"].packages)
     assert image is not None
     assert image.squashfs_path.exists()

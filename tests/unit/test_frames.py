@@ -282,12 +282,11 @@ def test_a_place_in_words() -> None:
 
 SIZES = {".text": 0x100, ".init.text": 0x40, ".text.unlikely": 0x10}
 LISTED = b"""\
-.init.text .static_call.text .text .text.unlikely .exit.text
-0xffffffffc05b8000
-0xffffffffc05b9000
-0xffffffffc05b0000
-0x0000000000000000
-rubbish
+.init.text 0xffffffffc05b8000
+.static_call.text 0xffffffffc05b9000
+.text 0xffffffffc05b0000
+.text.unlikely 0x0000000000000000
+.exit.text rubbish
 """
 
 

@@ -41,8 +41,15 @@ def test_the_fields_of_the_index_are_a_list(text: str, found: list[str]) -> None
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Path:
-    (tmp_path / "tool.c").write_text("int main;")
-    return tmp_path / "tool.c"
+    return make_tool(tmp_path, "int main;")
+
+
+def make_tool(parent: Path, text: str) -> Path:
+    """The sources of a program."""
+    folder = parent / f"tool{len(list(parent.iterdir()))}"
+    folder.mkdir()
+    (folder / "tool.c").write_text(text)
+    return folder
 
 
 def put(cache: Cache, key: str, *packages: str) -> None:
@@ -54,8 +61,8 @@ def test_only_an_image_of_the_locked_packages_is_found(
     tmp_path: Path, tool: Path, locked_name: bool
 ) -> None:
     cache = Cache(tmp_path / "cache", offline=True)
-    plain = image_key(RECIPE, tool.read_bytes())
-    own = image_key(RECIPE, tool.read_bytes(), (A,))
+    plain = image_key(RECIPE, tool)
+    own = image_key(RECIPE, tool, (A,))
     assert own.startswith(f"{plain}-")
     put(cache, own if locked_name else plain, A)
     image = find_image(cache, RECIPE, tool, (A,))
@@ -67,13 +74,17 @@ def test_only_an_image_of_the_locked_packages_is_found(
         ensure_image(cache, RECIPE, tool, (A, B))
 
 
-def test_a_changed_tool_or_recipe_is_another_image() -> None:
+def test_a_changed_tool_or_recipe_is_another_image(tmp_path: Path) -> None:
+    one, other = (make_tool(tmp_path, text) for text in "xy")
+    (more_files := make_tool(tmp_path, "x")).joinpath("tool.h").touch()
     more = RECIPE.model_copy(update={"packages": ("bash", "strace")})
     keys = {
-        image_key(RECIPE, b"x"),
-        image_key(RECIPE, b"y"),
-        image_key(more, b"x"),
-        image_key(RECIPE, b"x", ()),
-        image_key(RECIPE, b"x", (A,)),
+        image_key(RECIPE, one),
+        image_key(RECIPE, other),
+        image_key(RECIPE, more_files),
+        image_key(more, one),
+        image_key(RECIPE, one, ()),
+        image_key(RECIPE, one, (A,)),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
+    assert image_key(RECIPE, one) == image_key(RECIPE, make_tool(tmp_path, "x"))

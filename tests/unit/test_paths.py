@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 from orchestrator.adapters.initramfs import SCRIPTS
-from orchestrator.plan.paths import RunDir, guest_dir, new_run_id, shipped_images_dir
+from orchestrator.plan.paths import RunDir, guest_dir, new_run_id, shipped_images_dir, tool_dir
 
 
 def test_what_is_shipped_is_there() -> None:
     assert (shipped_images_dir() / "bookworm.yaml").is_file()
-    for name in (*SCRIPTS.values(), "sysio.c"):
+    for name in SCRIPTS.values():
         assert (guest_dir() / name).is_file()
+    assert {path.name for path in tool_dir().iterdir()} >= {"sysio.c", "agent.c", "tool.h"}
 
 
 def test_a_runs_name_sorts_by_its_time_and_is_not_taken_twice() -> None:

@@ -13,7 +13,7 @@ from orchestrator.adapters.cache import Cache
 from orchestrator.adapters.images import Image, ensure_root, ensure_toolchain, image_key
 from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.labfile import validate_document
-from orchestrator.plan.paths import shipped_images_dir
+from orchestrator.plan.paths import shipped_images_dir, tool_dir
 from orchestrator.plan.recipe import Recipe
 from orchestrator.plan.yamlsource import load_yaml
 
@@ -29,9 +29,9 @@ def test_a_toolchain_does_not_change_its_image(path: Path) -> None:
     recipe = load(path)
     assert recipe.kernel_packages
     without = recipe.model_copy(update={"kernel_packages": ()})
-    assert image_key(recipe, b"x") == image_key(without, b"x")
+    assert image_key(recipe, tool_dir()) == image_key(without, tool_dir())
     more = recipe.model_copy(update={"packages": (*recipe.packages, "more")})
-    assert image_key(more, b"x") != image_key(recipe, b"x")
+    assert image_key(more, tool_dir()) != image_key(recipe, tool_dir())
 
 
 def test_a_toolchain_is_an_image_of_its_own(
@@ -47,7 +47,7 @@ def test_a_toolchain_is_an_image_of_its_own(
     monkeypatch.setattr(images, "ensure_image", ensure)
     ensure_toolchain(Cache(tmp_path), recipe, tmp_path)
     assert asked[0].packages == (*recipe.packages, *recipe.kernel_packages)
-    assert image_key(asked[0], b"x") != image_key(recipe, b"x")
+    assert image_key(asked[0], tool_dir()) != image_key(recipe, tool_dir())
 
 
 def test_a_recipe_without_a_toolchain(tmp_path: Path) -> None:

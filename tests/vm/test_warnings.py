@@ -15,7 +15,7 @@ from orchestrator.adapters.images import ensure_image
 from orchestrator.adapters.kernels import ensure_kernel, ensure_resolution
 from orchestrator.adapters.sources import SourceContext, entry_types
 from orchestrator.plan.labfile import load_lab
-from orchestrator.plan.paths import guest_dir
+from orchestrator.plan.paths import tool_dir
 from orchestrator.plan.recipes import load_recipe
 
 from .conftest import REPOSITORY
@@ -36,7 +36,7 @@ def unpacked(tmp_path: Path) -> Callable[[str], tuple[Path, str]]:
         entry = LAB.file.kernels[name]
         recipe = load_recipe(LAB, entry.image)
         cache = Cache(default_cache_dir())
-        image = ensure_image(cache, recipe, guest_dir() / "sysio.c")
+        image = ensure_image(cache, recipe, tool_dir())
         context = SourceContext(cache, recipe, REPOSITORY)
         kernel = ensure_kernel(context, entry, ensure_resolution(context, entry))
         root = tmp_path / "root"

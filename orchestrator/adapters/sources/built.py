@@ -17,7 +17,7 @@ from orchestrator.adapters.sources import Offer, SourceContext
 from orchestrator.foundation.errors import LabError, SourceError
 from orchestrator.plan.kernel import Part, ResolvedKernel
 from orchestrator.plan.model import KernelEntry, LabPath, RefusedError
-from orchestrator.plan.paths import guest_dir, shipped_images_dir
+from orchestrator.plan.paths import shipped_images_dir, tool_dir
 from orchestrator.plan.quirks import QUIRKS
 from orchestrator.plan.recipes import load_shipped_recipe
 from orchestrator.plan.version import KernelVersion
@@ -109,7 +109,7 @@ class BuiltSource:
             _plan(context, entry, source),
             tree,
             config_dir=shipped_images_dir() / "config",
-            tool_source_path=guest_dir() / "sysio.c",
+            tool_dir=tool_dir(),
             log_path=context.log_path(f"build-{kernel.release}"),
             said=context.say,
         )

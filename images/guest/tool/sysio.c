@@ -6,7 +6,7 @@
  * program makes the calls that it is told to make, no more, and says what each
  * of them gave. It is linked statically, so that one binary serves any guest:
  *
- *	gcc -static -O2 -Wall -Wextra -Werror -o sysio sysio.c
+ *	gcc -static -O2 -Wall -Wextra -Werror -o sysio sysio.c names.c agent.c
  *
  * There are two ways to use it: words, and raw.
  *
@@ -125,11 +125,12 @@
  * one pwrite(2), after open(2) with O_TRUNC, or O_APPEND instead. Prints the
  * count that it returned.
  *
- *	sysio --load PATH [PARAMETERS]
+ *	sysio --load PATH [PARAMETERS [NAME]]
  *	sysio --unload NAME
  *
  * finit_module(2) of the file, or delete_module(2) of the module without
- * waiting: what insmod and rmmod do, but for their own checks and retries.
+ * waiting: what insmod and rmmod do, but for their own checks and retries. With
+ * the module's NAME it says where the code lies that was loaded, see names.c.
  *
  *	sysio --session FILE COMMAND [ARGUMENT...]
  *
@@ -141,10 +142,16 @@
  *
  * Becomes user and group N, without other groups, and then the command.
  *
- *	sysio --wake SECONDS
+ *	sysio --wake SECONDS FILE
  *
  * Sets the clock to so many seconds since 1970, and stirs the 64 bytes that it
- * reads from stdin into the kernel's random numbers.
+ * reads from stdin into the kernel's random numbers. Prints what is in FILE, and
+ * the kernel's release.
+ *
+ *	sysio --names
+ *	sysio --agent
+ *
+ * See names.c and agent.c.
  *
  * Exit status 1 if a call failed ("sysio: open: EACCES (Permission denied)"),
  * 64 for bad usage.
@@ -173,9 +180,12 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tool.h"
 
 enum {
 	EXIT_ENDLESS = 3,
@@ -192,8 +202,7 @@ enum {
 
 /* ---- leaving ----------------------------------------------------------- */
 
-static void __attribute__((noreturn, format(printf, 2, 3)))
-die(int status, const char *format, ...)
+void die(int status, const char *format, ...)
 {
 	va_list args;
 
@@ -259,7 +268,7 @@ static const char *error_name(int number)
 	return unknown;
 }
 
-static void __attribute__((noreturn)) die_of(const char *call)
+void die_of(const char *call)
 {
 	int number = errno;
 
@@ -843,7 +852,7 @@ static void run_chown(const struct step *step)
 
 /* ---- words: the process ------------------------------------------------ */
 
-static int become(long long id)
+int become(long long id)
 {
 	int result = setgroups(0, NULL);
 
@@ -1371,7 +1380,7 @@ static const struct word *find_word(const char *name, size_t length)
 	return NULL;
 }
 
-static bool parse_number(const char *from, int base, long long *number)
+bool parse_number(const char *from, int base, long long *number)
 {
 	char *end;
 
@@ -1749,7 +1758,8 @@ static struct raw parse_raw(int argc, char **argv)
 
 /* ---- modules ----------------------------------------------------------- */
 
-static int load_module(const char *path, const char *parameters)
+static int load_module(const char *path, const char *parameters,
+		       const char *name)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
@@ -1757,7 +1767,7 @@ static int load_module(const char *path, const char *parameters)
 		die_of("open");
 	if (syscall(SYS_finit_module, fd, parameters, 0))
 		die_of("finit_module");
-	return EXIT_SUCCESS;
+	return name ? list_sections(name) : EXIT_SUCCESS;
 }
 
 static int unload_module(const char *name)
@@ -1825,7 +1835,7 @@ static int run_user(const char *number, char **command)
  * Sets the clock, and makes random numbers of standard input: guests that go on
  * from one frozen state would all draw the same.
  */
-static int wake(const char *seconds)
+static int wake(const char *seconds, const char *path)
 {
 	struct {
 		int bits;
@@ -1833,7 +1843,10 @@ static int wake(const char *seconds)
 		__u32 words[SEED_WORDS];
 	} seed = { .bits = 32 * SEED_WORDS, .bytes = 4 * SEED_WORDS };
 	struct timespec now = { 0 };
+	struct utsname name;
+	char word[64];
 	long long number;
+	ssize_t size;
 	int fd;
 
 	if (!parse_number(seconds, 10, &number) || number < 0)
@@ -1854,10 +1867,17 @@ static int wake(const char *seconds)
 	/* Linux 4.14 and later (d848e5f8e1eb): use it now, not in five minutes. */
 	if (ioctl(fd, RNDRESEEDCRNG) && errno != ENOTTY && errno != EINVAL)
 		die_of("ioctl");
+	close(fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	size = fd < 0 ? -1 : read(fd, word, sizeof(word));
+	if (size < 0 || uname(&name))
+		die_of(path);
+	printf("%.*s %s\n", (int)size, word, name.release);
+	flush();
 	return EXIT_SUCCESS;
 }
 
-int main(int argc, char **argv)
+int sysio(int argc, char **argv)
 {
 	struct raw raw;
 
@@ -1871,15 +1891,25 @@ int main(int argc, char **argv)
 		raw = parse_raw(argc, argv);
 		return raw_write(&raw);
 	}
-	if (!strcmp(argv[1], "--load") && (argc == 3 || argc == 4))
-		return load_module(argv[2], argc == 4 ? argv[3] : "");
+	if (!strcmp(argv[1], "--load") && argc >= 3 && argc <= 5)
+		return load_module(argv[2], argc > 3 ? argv[3] : "",
+				   argc > 4 ? argv[4] : NULL);
 	if (!strcmp(argv[1], "--unload") && argc == 3)
 		return unload_module(argv[2]);
 	if (!strcmp(argv[1], "--session") && argc > 3)
 		return run_session(argv[2], argv + 3);
-	if (!strcmp(argv[1], "--wake") && argc == 3)
-		return wake(argv[2]);
+	if (!strcmp(argv[1], "--wake") && argc == 4)
+		return wake(argv[2], argv[3]);
 	if (!strcmp(argv[1], "--user") && argc > 3)
 		return run_user(argv[2], argv + 3);
+	if (!strcmp(argv[1], "--names") && argc == 2)
+		return list_names();
+	if (!strcmp(argv[1], "--agent") && argc == 2)
+		return serve();
 	return run_words(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	return sysio(argc, argv);
 }
