@@ -242,7 +242,7 @@ class _Role(enum.Enum):
 # with that report. Up to its dump, that is: what comes after a dump is another report.
 _JOINS: dict[_Role, tuple[frozenset[_Role], frozenset[_Role]]] = {
     _Role.OPENER: (
-        # CHECK_DATA_CORRUPTION(): with BUG_ON_DATA_CORRUPTION pr_err(), then BUG().
+        # CHECK_DATA_CORRUPTION(): with BUG_ON_DATA_CORRUPTION pr_err(), then BUG(). And slub.
         frozenset({_Role.MESSAGE}),
         frozenset({_Role.OPENER, _Role.WARNING, _Role.BUG, _Role.FAULT, _Role.DIE}),
     ),
@@ -307,6 +307,10 @@ def _detector(
 _CODE = r": [0-9a-f]{4} \[#\d+\](?: |$)"
 _DIED = re.compile(_CODE)
 
+# How long a report of slub's can be before its trace: it prints a page, 16 bytes to the line, with
+# what is around it.
+_SLAB = 600
+
 # Read in the sources of 4.15, 5.4, 6.1, 6.12 and 7.3 (x86-64). Where the note names no
 # version, all five print it so. Order matters: the first that matches is taken.
 _DETECTORS: tuple[_Detector, ...] = (
@@ -343,7 +347,15 @@ _DETECTORS: tuple[_Detector, ...] = (
         "not-empty", _Role.MESSAGE, r"remove_proc_entry: removing non-empty directory '"
     ),
     _detector(  # mm/slub.c, list_slab_objects(): fenced; "on" without a name from 6.12 on
-        "not-empty", _Role.ALONE, r"BUG \S+ \(.*\): Objects remaining (?:in|on) ", None, 60
+        "not-empty", _Role.MESSAGE, r"BUG \S+ \(.*\): Objects remaining (?:in|on) ", None, _SLAB
+    ),
+    _detector(  # mm/slub.c, slab_bug(): then an object in hex, and dump_stack() up to 6.1, WARN()
+        # in Debian's 6.12.117
+        "bug",
+        _Role.MESSAGE,
+        r"BUG \S+ \(.*\): ",
+        None,
+        _SLAB,
     ),
     _detector(  # mm/slab_common.c: pr_err() and dump_stack() up to 5.4, WARN() in 6.1
         "not-empty", _Role.MESSAGE, r"kmem_cache_destroy \S+: Slab cache still has objects", None, 5
@@ -522,7 +534,7 @@ _DETECTORS: tuple[_Detector, ...] = (
         _Role.ALONE,
         r"BUG: (?:Bad page (?:state|map|cache)\b|Bad rss-counter state |non-zero pgtables_bytes "
         r"|(?:spin|rw)lock .* on CPU#|workqueue leaked |using \S+ in preemptible "
-        r"|mempool element poison mismatch|KMSAN: )|BUG \S+ \(.*\): ",
+        r"|mempool element poison mismatch|KMSAN: )",
         None,
         60,
     ),
@@ -734,6 +746,11 @@ def _finding(records: Sequence[Record], report: _Report, end: int) -> Finding:
         # "cut here" says nothing; a WARN() whose text begins with a newline has its line later.
         behind = (record.text for record in records[report.head + 1 : end + 1])
         headline = next((text for text in behind if text.strip()), headline)
+    elif report.detector.role is _Role.WARNING:
+        # What the WARN() itself says, where it says anything.
+        before = (record.text for record in records[report.start + 1 : report.head])
+        message = next((text.strip() for text in before if text.strip()), "")
+        headline += f": {message}" if message else ""
     first, last = records[start].number, records[end].number
     return finding_of(report.detector.kind, headline.strip(), lines, first, last)
 

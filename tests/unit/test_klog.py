@@ -233,6 +233,13 @@ RECORDED: dict[str, list[str]] = {
     "drop-5.4.log": ["lost-log"] * 3,
     "drop-6.1.log": ["lost-log"] * 3,
     "drop-7.3.log": ["lost-log"] * 3,
+    "kasan-6.1.log": ["kasan"],
+    "lockdep-6.1.log": ["lockdep"],
+    "mightsleep-6.1.log": ["atomic-sleep"],
+    "kmemleak-6.1.log": ["kmemleak"],
+    "kcsan-6.1.log": ["kcsan"] * 4,
+    "slub-free-6.12.log": ["bug"],
+    "slub-left-6.12.log": ["not-empty"] * 2,
 }
 
 

@@ -4,7 +4,7 @@
 #include <linux/ktime.h>
 #include "zoo.h"
 
-#define FLOOD_TICKS	80
+#define FLOOD_TICKS	400
 #define FLOOD_LINES	100
 
 static struct hrtimer timer;
@@ -31,7 +31,7 @@ static ssize_t flood_write(struct file *file, const char __user *from,
 	hrtimer_init(&timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
 	timer.function = dump;
 	hrtimer_start(&timer, ms_to_ktime(4), HRTIMER_MODE_REL);
-	for (i = 0; i < 1000 && READ_ONCE(ticks) < FLOOD_TICKS; i++)
+	for (i = 0; i < 20000 && READ_ONCE(ticks) < FLOOD_TICKS; i++)
 		pr_info("step %d of the transfer\n", i);
 	hrtimer_cancel(&timer);
 	return count;
