@@ -12,7 +12,7 @@ import struct
 import time
 from dataclasses import dataclass
 
-from orchestrator.adapters.ssh import MAX_OUTPUT, Stream, StreamOpener, signal_name
+from orchestrator.adapters.ssh import MAX_OUTPUT, SshShell, SshStream, signal_name
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
     CommandTimeoutError,
@@ -64,17 +64,22 @@ def script(text: str) -> tuple[str, ...]:
 class Agent:
     """The process in the guest, and the channel to it. Used from one thread."""
 
-    def __init__(self, shell: StreamOpener, deadline: Deadline) -> None:
-        """Starts it. Raises ``ShellError``."""
-        self._stream: Stream = shell.open_stream(AGENT, deadline)
+    def __init__(self, stream: SshStream) -> None:
+        """It listens on the other end already."""
+        self.stream = stream
         self._pending = bytearray()
         self.lost = False
         """Whether it can take no more orders: one did not end, or the connection did."""
 
+    @classmethod
+    def start(cls, shell: SshShell, deadline: Deadline) -> Agent:
+        """Start it in a guest. Raises ``ShellError``."""
+        return cls(shell.open_stream(AGENT, deadline))
+
     def close(self) -> None:
         """Give it up, and whatever it runs."""
         self.lost = True
-        self._stream.close()
+        self.stream.close()
 
     def run(self, order: Order, deadline: Deadline, *, limit: int = MAX_OUTPUT) -> CommandResult:
         """Have a command run; what it gave, whatever its status. Blocks until it has ended.
@@ -86,7 +91,7 @@ class Agent:
         output = _Output(limit)
         started = time.monotonic()
         try:
-            self._stream.send(order.encode(), deadline)
+            self.stream.send(order.encode(), deadline)
             status = self._follow(output, deadline)
         except CommandTimeoutError as timeout:
             self.close()
@@ -139,7 +144,7 @@ class Agent:
 
     def _take(self, size: int, deadline: Deadline) -> bytes:
         while len(self._pending) < size:
-            self._pending += self._stream.receive(deadline)
+            self._pending += self.stream.receive(deadline)
         taken = bytes(self._pending[:size])
         del self._pending[:size]
         return taken

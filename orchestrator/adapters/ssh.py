@@ -22,6 +22,7 @@ from typing import Protocol
 import paramiko
 from paramiko.message import Message
 
+from orchestrator.adapters.sshstate import SshState, capture, make_recorded, resume
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
@@ -84,29 +85,6 @@ class Job(Protocol):
 
     def close(self) -> None:
         """Give it up."""
-
-
-class Stream(Protocol):
-    """Bytes to and from one command."""
-
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        """Block until all of it is on its way; raises like ``receive``."""
-
-    def receive(self, deadline: Deadline) -> bytes:
-        """Block until there is something; at least one byte of its standard output.
-
-        Raises ``CommandTimeoutError``, or ``ConnectionLostError`` where there will be nothing.
-        """
-
-    def close(self) -> None:
-        """Give it up."""
-
-
-class StreamOpener(Protocol):
-    """Whoever can start a command that is talked to."""
-
-    def open_stream(self, command: str, deadline: Deadline) -> Stream:
-        """Start ``command``. Raises ``CommandTimeoutError`` or ``ConnectionLostError``."""
 
 
 class Shell(Protocol):
@@ -256,8 +234,13 @@ class SshStream:
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
 
+    @property
+    def channel(self) -> paramiko.Channel:
+        """What it is on."""
+        return self._channel
+
     def send(self, data: bytes, deadline: Deadline) -> None:
-        """See ``Stream``."""
+        """Block until all of it is on its way; raises like ``receive``."""
         view = memoryview(data)
         while view:
             try:
@@ -269,7 +252,10 @@ class SshStream:
                 raise self._lost() from error
 
     def receive(self, deadline: Deadline) -> bytes:
-        """See ``Stream``."""
+        """Block until there is something; at least one byte of its standard output.
+
+        Raises ``CommandTimeoutError``, or ``ConnectionLostError`` where there will be nothing.
+        """
         while True:
             try:
                 self._limit_wait(deadline)
@@ -283,7 +269,7 @@ class SshStream:
             return data
 
     def close(self) -> None:
-        """See ``Stream``. Quiet where the connection has gone."""
+        """Give it up. Quiet where the connection has gone."""
         _close_quietly(self._channel)
 
     def _limit_wait(self, deadline: Deadline) -> None:
@@ -329,8 +315,15 @@ class SshShell:
         return job
 
     def open_stream(self, command: str, deadline: Deadline) -> SshStream:
-        """See ``StreamOpener``."""
+        """Start ``command``, to talk to it. Raises as ``run`` does."""
         return SshStream(self._open(command, deadline))
+
+    def capture(self, stream: SshStream) -> SshState:
+        """What the connection is while nothing is under way, for ``resume_shell``.
+
+        It has to be one of ``connect_over``'s, with this one stream open. Raises ``ShellError``.
+        """
+        return capture(self._transport, stream.channel)
 
     def open_terminal(self, kind: str, columns: int, rows: int) -> paramiko.Channel:
         """An interactive shell on a terminal of its own."""
@@ -404,8 +397,35 @@ def is_answering(port: int, deadline: Deadline) -> bool:
 
 def _connect_once(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Deadline) -> SshShell:
     sock = socket.create_connection(("127.0.0.1", port), timeout=deadline.within(10))
+    return _shake_hands(paramiko.Transport(sock), user_key, host_key, deadline)
+
+
+def connect_over(
+    sock: socket.socket, user_key: KeyPair, host_key: KeyPair, deadline: Deadline
+) -> SshShell:
+    """Connect to a server at the other end of a socket; the connection can be captured.
+
+    Raises ``ConnectError``.
+    """
+    try:
+        return _shake_hands(make_recorded(sock), user_key, host_key, deadline)
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise ConnectError(f"no SSH from the guest: {error}") from error
+
+
+def resume_shell(sock: socket.socket, state: SshState) -> tuple[SshShell, SshStream]:
+    """Go on with a captured connection over another socket; the stream that was open on it.
+
+    Whether somebody is there shows when it is used. Raises ``ShellError``.
+    """
+    transport, channel = resume(sock, state)
+    return SshShell(transport), SshStream(channel)
+
+
+def _shake_hands(
+    transport: paramiko.Transport, user_key: KeyPair, host_key: KeyPair, deadline: Deadline
+) -> SshShell:
     # Without KVM the server's first answer alone can take seconds.
-    transport = paramiko.Transport(sock)
     transport.banner_timeout = max(1.0, deadline.left)
     transport.handshake_timeout = max(1.0, deadline.left)
     transport.auth_timeout = max(1.0, deadline.left)

@@ -303,7 +303,7 @@ class Guest:
     def run(self, order: Order, deadline: Deadline) -> CommandResult:
         """Have the guest's agent carry out an order. Raises as that does."""
         if self._agent is None or self._agent.lost:
-            self._agent = Agent(self.machine.shell, deadline)
+            self._agent = Agent.start(self.machine.shell, deadline)
         return self._agent.run(order, deadline)
 
     def ask_for_leaks(self, command: str) -> bytes:

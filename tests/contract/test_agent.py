@@ -98,7 +98,7 @@ def shell(server: SshServer) -> Iterator[SshShell]:
 
 @pytest.fixture
 def agent(shell: SshShell) -> Iterator[Agent]:
-    agent = Agent(shell, soon())
+    agent = Agent.start(shell, soon())
     yield agent
     agent.close()
 
@@ -264,7 +264,7 @@ def test_a_stop_ends_the_wait(agent: Agent) -> None:
 def test_an_agent_that_talks_nonsense_is_told(data: bytes, said: str) -> None:
     with ssh_server(HOST_KEY, USER_KEY, {AGENT: say_bytes(data)}) as server:
         shell = connect(server.port, USER_KEY, HOST_KEY, soon())
-        agent = Agent(shell, soon())
+        agent = Agent.start(shell, soon())
         with pytest.raises(MachineError, match=said):
             run(agent, "true")
         assert agent.lost
@@ -274,7 +274,7 @@ def test_an_agent_that_talks_nonsense_is_told(data: bytes, said: str) -> None:
 def test_an_agent_that_ends_in_the_middle_of_a_word_is_lost() -> None:
     with ssh_server(HOST_KEY, USER_KEY, {AGENT: say_bytes(b"o\x05\0\0\0abc")}) as server:
         shell = connect(server.port, USER_KEY, HOST_KEY, soon())
-        agent = Agent(shell, soon())
+        agent = Agent.start(shell, soon())
         with pytest.raises(ConnectionLostError):
             run(agent, "true")
         shell.close()

@@ -1,0 +1,259 @@
+"""An SSH connection that goes on where another was, with its keys and counters.
+
+A fork of a guest has the server's end of a connection in its memory. Here is the client's: what
+it was when the guest was frozen, so that a fork is talked to at once. Without KVM the first
+handshake with a server costs half of what a whole cell costs.
+
+All forks of a guest then have the same keys. That would be grave where anybody could listen:
+these connections go through a socket pair between the lab and its own QEMU.
+
+paramiko makes no such thing, but lets its parts be replaced (``packetizer_class``, 3.4 and
+later). Where one of its inner names is not what it was in 3.4 to 5.1, ``UnknownParamikoError``
+says so, and a handshake is made as ever.
+"""
+
+from __future__ import annotations
+
+# The types of paramiko know only what is public.
+# mypy: disable-error-code="attr-defined,misc,name-defined"
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import paramiko
+
+from orchestrator.foundation.errors import ShellError
+
+CIPHER = "aes128-ctr"
+MAC = "hmac-sha2-256"
+BLOCK = 16
+
+
+class UnknownParamikoError(ShellError):
+    """The paramiko that is installed keeps its connections in another way."""
+
+
+class _Engine(Protocol):
+    def update(self, data: bytes, /) -> bytes: ...
+
+
+class _Counted:
+    """A cipher that knows how many bytes it has seen."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self._engine = engine
+        self.bytes = 0
+
+    def update(self, data: bytes) -> bytes:
+        self.bytes += len(data)
+        return self._engine.update(data)
+
+
+class _RecordingPacketizer(paramiko.Packetizer):
+    """One that knows how much went through it in each direction."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.sent = self.received = 0
+        self.out = self.into = _Counted(_NoCipher())
+
+    def reset_seqno_out(self) -> None:
+        super().reset_seqno_out()
+        self.sent = 0
+
+    def reset_seqno_in(self) -> None:
+        super().reset_seqno_in()
+        self.received = 0
+
+    def set_outbound_cipher(self, block_engine: _Engine, *rest: Any, **more: Any) -> None:
+        self.out = _Counted(block_engine)
+        super().set_outbound_cipher(self.out, *rest, **more)
+
+    def set_inbound_cipher(self, block_engine: _Engine, *rest: Any, **more: Any) -> None:
+        self.into = _Counted(block_engine)
+        super().set_inbound_cipher(self.into, *rest, **more)
+
+    def send_message(self, data: Any) -> None:
+        super().send_message(data)
+        self.sent += 1
+
+    def read_message(self) -> Any:
+        message = super().read_message()
+        self.received += 1
+        return message
+
+
+class _RecordingTransport(paramiko.Transport):
+    """One that keeps its keys: those of RFC 4253, 7.2, by their letters."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, packetizer_class=_RecordingPacketizer)
+        self.keys: dict[str, bytes] = {}
+
+    def _compute_key(self, letter: str, size: int) -> bytes:
+        key: bytes = super()._compute_key(letter, size)
+        self.keys[letter] = key
+        return key
+
+
+class _NoCipher:
+    def update(self, data: bytes) -> bytes:
+        return data
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One of the two ways of a connection: the keys, and how far it has come."""
+
+    key: bytes = field(repr=False)
+    iv: bytes = field(repr=False)
+    """For the block that comes next."""
+    mac_key: bytes = field(repr=False)
+    packets: int
+
+
+@dataclass(frozen=True)
+class SshState:
+    """A connection that stands still, with one channel open."""
+
+    out: Direction
+    into: Direction
+    session_id: bytes = field(repr=False)
+    remote_version: str
+    channel: int
+    remote_channel: int
+    windows: tuple[int, int, int, int]
+    """What may still be sent and how much at a time, then the same of what may come."""
+    taken: int
+    """Bytes that came since the server was last told that they were taken."""
+
+
+def make_recorded(sock: socket.socket) -> paramiko.Transport:
+    """A transport, not begun, whose connection can be captured later."""
+    transport = _RecordingTransport(sock)
+    options = transport.get_security_options()
+    options.ciphers, options.digests = (CIPHER,), (MAC,)
+    return transport
+
+
+def capture(transport: paramiko.Transport, channel: paramiko.Channel) -> SshState:
+    """What the connection is now, while nothing is under way on it.
+
+    ``make_recorded`` made it. Raises ``UnknownParamikoError``.
+    """
+    assert isinstance(transport, _RecordingTransport)
+    packetizer = transport.packetizer
+    try:
+        return SshState(
+            out=_direction(transport.keys, "ACE", packetizer.out.bytes, packetizer.sent),
+            into=_direction(transport.keys, "BDF", packetizer.into.bytes, packetizer.received),
+            session_id=transport.session_id or b"",
+            remote_version=transport.remote_version,
+            channel=channel.chanid,
+            remote_channel=channel.remote_chanid,
+            windows=(
+                *(channel.out_window_size, channel.out_max_packet_size),
+                *(channel.in_window_size, channel.in_max_packet_size),
+            ),
+            taken=channel.in_window_sofar,
+        )
+    except (AttributeError, KeyError) as error:
+        raise UnknownParamikoError(f"paramiko {paramiko.__version__}: {error}") from error
+
+
+def _direction(keys: Mapping[str, bytes], letters: str, passed: int, packets: int) -> Direction:
+    iv, key, mac_key = (keys[letter] for letter in letters)
+    counter = (int.from_bytes(iv, "big") + passed // BLOCK) % (1 << 8 * BLOCK)
+    return Direction(key, counter.to_bytes(BLOCK, "big"), mac_key, packets)
+
+
+class _ContinuedPacketizer(_RecordingPacketizer):
+    """Says no greeting: that was said when the connection was made."""
+
+    _greeted = False
+
+    def write_all(self, out: bytes) -> None:
+        if self._greeted:
+            super().write_all(out)
+        self._greeted = True
+
+    def start_handshake(self, timeout: float) -> None:
+        """There is none."""
+
+
+class _ContinuedTransport(paramiko.Transport):
+    """Begins behind the handshake, and behind the login."""
+
+    _begun = False
+
+    def __init__(self, sock: socket.socket, state: SshState) -> None:
+        super().__init__(sock, packetizer_class=_ContinuedPacketizer)
+        self.session_id = state.session_id
+        self.remote_version = state.remote_version
+        self.local_cipher = self.remote_cipher = CIPHER
+        self.local_mac = self.remote_mac = MAC
+        self.local_compression = self.remote_compression = "none"
+        self.initial_kex_done = self.packetizer._initial_kex_done = True
+        self.auth_handler = paramiko.auth_handler.AuthHandler(self)
+        self.auth_handler.authenticated = self.authenticated = True
+        self._continue(state)
+
+    def _continue(self, state: SshState) -> None:
+        mac = self._mac_info[MAC]
+        common = (mac["class"], mac["size"])
+        for direction, put, operation in (
+            (state.out, self.packetizer.set_outbound_cipher, self._ENCRYPT),
+            (state.into, self.packetizer.set_inbound_cipher, self._DECRYPT),
+        ):
+            engine = self._make_engine(direction, operation)
+            put(engine, BLOCK, *common, direction.mac_key)  # type: ignore[arg-type]
+        for name, direction in (("out", state.out), ("in", state.into)):
+            counter = f"_Packetizer__sequence_number_{name}"
+            if not hasattr(self.packetizer, counter):
+                raise AttributeError(f"no {counter}")
+            setattr(self.packetizer, counter, direction.packets)
+
+    def _make_engine(self, direction: Direction, operation: object) -> _Engine:
+        make = getattr(self, "_get_engine", None) or self._get_cipher  # before 4.0
+        return make(CIPHER, direction.key, direction.iv, operation)  # type: ignore[no-any-return]
+
+    def _check_banner(self) -> None:
+        pass
+
+    def _send_kex_init(self) -> None:
+        if self._begun:
+            super()._send_kex_init()
+
+    def _expect_packet(self, *kinds: int) -> None:
+        if self._begun:
+            super()._expect_packet(*kinds)
+        self._begun = True
+
+    def go_on(self, state: SshState) -> paramiko.Channel:
+        """Start to listen; the channel that was open."""
+        channel = paramiko.Channel(state.channel)
+        self._channels.put(state.channel, channel)
+        self.channels_seen[state.channel] = True
+        self._channel_counter = state.channel + 1
+        channel._set_transport(self)
+        out_window, out_packet, in_window, in_packet = state.windows
+        channel._set_window(in_window, in_packet)
+        channel._set_remote_channel(state.remote_channel, out_window, out_packet)
+        channel.in_window_sofar = state.taken
+        self.clear_to_send.set()
+        self.active = True
+        self.start()
+        return channel
+
+
+def resume(sock: socket.socket, state: SshState) -> tuple[paramiko.Transport, paramiko.Channel]:
+    """Go on with a connection over another socket, and its channel.
+
+    Nothing is sent or waited for. Raises ``UnknownParamikoError``.
+    """
+    try:
+        transport = _ContinuedTransport(sock, state)
+        return transport, transport.go_on(state)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise UnknownParamikoError(f"paramiko {paramiko.__version__}: {error}") from error
