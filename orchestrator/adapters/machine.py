@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import fcntl
 import os
 import secrets
 import socket
 import stat
+import termios
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,14 +28,19 @@ from orchestrator.adapters.qmp import Qmp
 from orchestrator.adapters.ssh import (
     KeyPair,
     SshShell,
+    SshStream,
     connect,
+    connect_over,
     generate_key_pair,
     is_answering,
+    resume_shell,
 )
+from orchestrator.adapters.sshstate import SshState
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
     BootError,
+    ConnectionLostError,
     GuestDiedError,
     GuestPanickedError,
     HostError,
@@ -50,7 +58,7 @@ from orchestrator.plan.bootfailure import (
     parse_processor,
 )
 from orchestrator.plan.klog import Marker
-from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
+from orchestrator.plan.qemu import DIALLED, Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
 
 QEMU = "qemu-system-x86_64"
 NOBODY = 65534
@@ -69,6 +77,12 @@ RESCUE_SECONDS = 20.0
 # How often a boot is looked at from outside, and how long one question may take.
 LOOK_SECONDS = 2.0
 ASK_SECONDS = 5.0
+# A server of its own for a connection that the guest makes.
+CALL = (
+    f"setsid /lab/bin/busybox nc {' '.join(map(str, DIALLED))} "
+    "-e dropbear -i -s -j -k -r /lab/host_key </dev/null >/dev/null 2>&1 &"
+)
+REST_SECONDS = 0.02
 RESCUE_LOOK = "ps; /lab/bin/busybox ip addr; /lab/bin/busybox netstat -ltn; df"
 # Emulated guests are this much slower, at the least, than the deadlines in lab.yaml assume.
 TCG_SLOWNESS = 5.0
@@ -102,6 +116,8 @@ class Frozen:
     """The file with its memory."""
     state: bytes = field(repr=False)
     """Its devices' state, as QEMU writes it."""
+    ssh: SshState | None = None
+    """The lab's end of the connection that it holds open."""
 
 
 class Machine:
@@ -116,10 +132,12 @@ class Machine:
         console: Console,
         qmp: Qmp,
         rescue: RescueShell,
+        line: socket.socket,
         output_path: Path,
         origin: Frozen | None = None,
         state: int | None = None,
     ) -> None:
+        self._line = line
         self._origin = origin
         self._state = state
         self.spec = spec
@@ -133,8 +151,6 @@ class Machine:
         self._shell: SshShell | None = None
         self._processor = Processor.UNKNOWN
         self._answers_ssh = False
-        self.port = 0
-        """Where the guest's SSH is on 127.0.0.1, once it has booted."""
 
     @property
     def log(self) -> KernelLog:
@@ -189,42 +205,77 @@ class Machine:
         self.wait_for_stage("ready", deadline)
         self._connect(deadline, user_key, host_key)
 
-    def wait_for_thaw(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
+    def wait_for_thaw(
+        self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair
+    ) -> SshStream | None:
         """Block until a guest that ``start_fork`` made goes on and takes commands over SSH.
 
-        Raises like ``wait_for_boot``, and ``MachineError`` where QEMU cannot restore it.
+        The stream that was open when it was frozen, if there was one; whether the guest still
+        answers there shows when it is used. Raises like ``wait_for_boot``, and ``MachineError``
+        where QEMU cannot restore it.
         """
         assert self._state is not None, "it was not made by start_fork"
+        assert self._origin is not None, "it was not made by start_fork"
         self.greet()
         try:
             self._qmp.thaw(self._state, deadline)
         except MachineError:
             self._check_soon()
             raise
-        self._connect(deadline, user_key, host_key)
+        if self._origin.ssh is None:
+            self._connect(deadline, user_key, host_key)
+            return None
+        self._shell, stream = resume_shell(self._line, self._origin.ssh)
+        return stream
 
-    def freeze(self, deadline: Deadline) -> Frozen:
+    def have_it_call(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
+        """Have a guest that is up connect to the lab, and talk to it over that connection alone.
+
+        It survives ``freeze``. Raises ``ShellError``.
+        """
+        self.shell.run(CALL, deadline)
+        called = connect_over(self._line, user_key, host_key, deadline)
+        self.shell.close()
+        self._shell = called
+
+    def freeze(self, deadline: Deadline, stream: SshStream | None = None) -> Frozen:
         """Stop the guest for good; what ``start_fork`` takes, once this machine's context ended.
 
-        It has to have a memory of its own (``start_machine``'s ``memory``), and no connection
-        survives. Raises ``MachineError`` where QEMU cannot do it.
+        It has to have a memory of its own (``start_machine``'s ``memory``). ``stream`` survives,
+        if it is the only one and on a connection that ``have_it_call`` made; no other does.
+        Raises ``MachineError`` where QEMU cannot do it, ``ShellError`` where the stream is not
+        at rest.
         """
         assert self._origin is not None, "it was started with a memory of its own"
-        self.close()
+        if stream is None:
+            self.close()
         with _memory_file("state") as state:
             self._qmp.freeze(state, deadline)
             os.lseek(state, 0, os.SEEK_SET)
             with os.fdopen(os.dup(state), "rb") as file:
-                return replace(self._origin, state=file.read())
+                frozen = replace(self._origin, state=file.read())
+        if stream is None:
+            return frozen
+        self._wait_for_rest(deadline)
+        return replace(frozen, ssh=self.shell.capture(stream))
+
+    def _wait_for_rest(self, deadline: Deadline) -> None:
+        """Wait until all that the guest sent has been taken; raises where it has not taken all."""
+        if _bytes_left(self._line, termios.TIOCOUTQ):
+            raise ConnectionLostError("the guest was frozen before it took all that was sent")
+        while _bytes_left(self._line, termios.FIONREAD) and not deadline.passed:
+            time.sleep(REST_SECONDS)
+        time.sleep(REST_SECONDS)  # for paramiko's thread, to be through with the last of it
+
+    def ssh_port(self) -> int:
+        """Where the guest's SSH is on 127.0.0.1. Raises ``MachineError``."""
+        deadline = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
+        return self._qmp.forwarded_port(deadline)
 
     def _connect(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         try:
-            self.port = self._qmp.forwarded_port(
-                Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
-            )
-            self._shell = connect(
-                self.port, user_key, host_key, deadline, check_guest=self.check_alive
-            )
+            port = self.ssh_port()
+            self._shell = connect(port, user_key, host_key, deadline, check_guest=self.check_alive)
         except MachineError:
             self._check_soon()  # how the guest ended says more than how that was noticed
             raise
@@ -469,7 +520,8 @@ def start_fork(frozen: Frozen, folder: Path) -> Iterator[Machine]:
         fds, ends = _open_all(stack, frozen.files, frozen.initrd)
         state = stack.enter_context(_memory_file("state", frozen.state))
         fds = replace(fds, memory=Memory(frozen.memory, state))
-        yield _launch(stack, frozen.spec, frozen.nonce, folder, fds, ends, state=state)
+        spec, nonce = frozen.spec, frozen.nonce
+        yield _launch(stack, spec, nonce, folder, fds, ends, origin=frozen, state=state)
 
 
 @contextlib.contextmanager
@@ -540,7 +592,7 @@ def _launch(
         # Else our copies would keep the lines open after QEMU's death.
         for fd in theirs:
             os.close(fd)
-        for end in ("qmp-qemu", "rescue-qemu"):
+        for end in ("qmp-qemu", "rescue-qemu", "dialled-qemu"):
             ends[end].close()
     rescue = RescueShell(ends["rescue"], folder / "rescue.log")
     stack.callback(rescue.close)
@@ -553,6 +605,7 @@ def _launch(
         console=console,
         qmp=qmp,
         rescue=rescue,
+        line=ends["dialled"],
         output_path=folder / "qemu.log",
         origin=origin,
         state=state,
@@ -572,7 +625,7 @@ def _open_all(
         return fd
 
     ends: dict[str, socket.socket] = {}
-    for name in ("qmp", "rescue"):
+    for name in ("qmp", "rescue", "dialled"):
         ours, theirs = socket.socketpair()
         ends[name], ends[f"{name}-qemu"] = ours, theirs
         stack.callback(ours.close)
@@ -587,9 +640,17 @@ def _open_all(
         initrd=stack.enter_context(_memory_file("initrd", initrd)),
         qmp=ends["qmp-qemu"].fileno(),
         rescue=ends["rescue-qemu"].fileno(),
+        dialled=ends["dialled-qemu"].fileno(),
         disks=tuple(disks),
     )
     return fds, ends
+
+
+def _bytes_left(sock: socket.socket, question: int) -> int:
+    """How many bytes wait in a socket: to be read by us, or by the other end."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock, question, count)
+    return count[0]
 
 
 def _wall(spec: GuestSpec) -> tuple[str, ...]:

@@ -14,6 +14,10 @@ from typing import Literal
 
 Accelerator = Literal["kvm", "tcg"]
 
+# Where a guest calls the lab. A connection that was made from inside is part of the guest when it
+# is frozen (slirp_state_save() in libslirp's src/state.c); one to a forwarded port is not.
+DIALLED = ("10.0.2.100", 22)
+
 # What every guest boots with, or the lab could not see what its kernel does.
 BASE_ARGUMENTS: tuple[str, ...] = (
     "console=ttyS0",  # the kernel's log goes to the host from the first line
@@ -74,6 +78,8 @@ class GuestFds:
     initrd: int
     qmp: int
     rescue: int
+    dialled: int
+    """What the guest reaches when it calls ``DIALLED``."""
     disks: tuple[Disk, ...] = ()
     memory: Memory | None = None
     """None for memory that is QEMU's alone."""
@@ -81,7 +87,7 @@ class GuestFds:
     @property
     def numbers(self) -> tuple[int, ...]:
         """All of them."""
-        found = [self.kernel, self.initrd, self.qmp, self.rescue]
+        found = [self.kernel, self.initrd, self.qmp, self.rescue, self.dialled]
         found += [disk.fd for disk in self.disks]
         if self.memory is not None:
             found.append(self.memory.fd)
@@ -120,7 +126,7 @@ def render_qemu_argv(binary: str, spec: GuestSpec, fds: GuestFds) -> tuple[str, 
         *("-append", kernel_command_line(spec)),
         *_sockets(fds),
         *(part for disk in fds.disks for part in _disk(disk)),
-        *(_network() if spec.network else ("-nic", "none")),
+        *(_network(fds) if spec.network else ("-nic", "none")),
         *("-device", "virtio-rng-pci,rng=rng0", "-object", "rng-builtin,id=rng0"),
     )
 
@@ -176,9 +182,12 @@ def _disk(disk: Disk) -> tuple[str, ...]:
     )
 
 
-def _network() -> tuple[str, ...]:
+def _network(fds: GuestFds) -> tuple[str, ...]:
     # Port 0: QEMU binds a free one itself, so that parallel guests never race for it.
+    host, port = DIALLED
+    forward = f"hostfwd=tcp:127.0.0.1:0-:22,guestfwd=tcp:{host}:{port}-chardev:dialled"
     return (
-        *("-netdev", "user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22"),
+        *("-chardev", f"socket,id=dialled,fd={fds.dialled}"),
+        *("-netdev", f"user,id=net0,restrict=on,ipv6=off,{forward}"),
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.adapters.kbuild import BuiltModule
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
-from orchestrator.foundation.errors import LabError, RunInterruptedError
+from orchestrator.foundation.errors import LabError, RunInterruptedError, ShellError
 from orchestrator.plan.outcome import CellResult
 from orchestrator.plan.plan import Cell
 from orchestrator.policy.capacity import Slots
@@ -19,8 +19,6 @@ from orchestrator.policy.events import Doing, Listener
 from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan
 from orchestrator.policy.play import Play
 
-# A fork can fail for what the host has too little of for a moment.
-ATTEMPTS = 2
 # More than there can be guests; each is a thread that waits.
 MAX_WATCHERS = 256
 
@@ -66,6 +64,7 @@ class Forks:
     ) -> None:
         """``done`` takes results, on any thread. ``hold`` gets the last cell's guest."""
         self._order = order
+        self._frozen = order.frozen
         self._slots = slots
         self._listener = listener
         self._done = done
@@ -75,6 +74,8 @@ class Forks:
         self._watched: list[Future[None]] = []
         self.failure: LabError | None = None
         """Why no more forks are tried, where that is so."""
+        self.note = ""
+        """What went wrong with one of them, where another did for it."""
         self.count = 0
         """How many cells were played."""
 
@@ -129,21 +130,29 @@ class Forks:
             raise
 
     def _fork(self, cell: Cell) -> Guest | None:
-        """A guest for a cell; None, and ``failure``, where there can be none."""
+        """A guest for a cell; None, and ``failure``, where there can be none.
+
+        It can fail for what the host has too little of for a moment, or because the connection
+        that was frozen with the guest does not go on; the second try does without that.
+        """
         order = self._order
         self._listener(Doing(order.plan.kernel, cell.scenario.name))
         folder = order.plan.run_dir.fork(order.plan.kernel, cell.scenario.name)
         failure = None
-        for _ in range(ATTEMPTS):
+        for frozen in (self._frozen, order.frozen.without_connection()):
             guest = Guest(order.plan, order.modules, order.boots)
             try:
-                guest.resume(order.frozen, folder)
+                guest.resume(frozen, folder)
             except LabError as error:
                 guest.close()
                 if isinstance(error, RunInterruptedError):
                     raise
                 failure = error
             else:
+                if failure is not None:
+                    self.note = f"a fork was made once more: {failure.message}"
+                if isinstance(failure, ShellError):
+                    self._frozen = frozen  # the others would not be answered either
                 return guest
         process.check_stopping()
         self.failure = failure

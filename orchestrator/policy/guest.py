@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -25,9 +25,9 @@ from orchestrator.adapters.machine import (
     start_machine,
     time_scale,
 )
-from orchestrator.adapters.ssh import Job, KeyPair, check, generate_key_pair
+from orchestrator.adapters.ssh import Job, KeyPair, SshStream, check, generate_key_pair
 from orchestrator.foundation.deadline import Deadline
-from orchestrator.foundation.errors import BootError, MachineError
+from orchestrator.foundation.errors import BootError, LabError, MachineError, RunInterruptedError
 from orchestrator.plan.klog import Marker, Record
 from orchestrator.plan.leaks import KMEMLEAK
 from orchestrator.plan.leftovers import Names, parse_names
@@ -53,9 +53,13 @@ LEAK_SECONDS = 120.0
 WORD_PATH = "/run/lab/frozen"
 # Until the server's process for the connection that was closed is gone.
 UNTIL_ALONE = (
-    "until set -- $(/lab/bin/busybox pidof dropbear) && [ $# -le 1 ]; "
+    "until set -- $(/lab/bin/busybox pidof dropbear) && [ $# -le {0} ]; "
     "do /lab/bin/busybox sleep 0.02; done"
 )
+CALL_SECONDS = 10.0
+# For the first answer over a connection that was frozen with its guest: it takes 0.2 s
+# without KVM, or for ever.
+ANSWER_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,12 @@ class FrozenGuest:
     """Only its memory holds it: what goes on with this word in it did not boot anew."""
     names: Names
     """What there was in it."""
+    note: str = ""
+    """Why its forks have to be connected to anew, where that is so."""
+
+    def without_connection(self) -> FrozenGuest:
+        """The same, to be connected to anew."""
+        return replace(self, machine=replace(self.machine, ssh=None))
 
 
 class BootCounter:
@@ -193,12 +203,32 @@ class Guest:
             deadline = Deadline.after(deadline.seconds, deadline.name)
         command = f"mkdir -p /run/lab && printf %s {word} >{WORD_PATH}"
         check(machine.shell.run(command, deadline), "marking the guest", MachineError)
-        machine.shell.close()
-        machine.rescue(UNTIL_ALONE, deadline)
-        frozen = FrozenGuest(machine.freeze(deadline), *self._keys, word, names)
+        stream, note = self._have_it_call()
+        if stream is None:
+            machine.shell.close()
+        machine.rescue(UNTIL_ALONE.format(1 if stream is None else 2), deadline)
+        frozen = FrozenGuest(machine.freeze(deadline, stream), *self._keys, word, names, note)
         self.close()
         seal_memory(frozen.machine.memory)
         return frozen
+
+    def _have_it_call(self) -> tuple[SshStream | None, str]:
+        """An agent's stream over a connection that survives freezing; None, and why there is none.
+
+        What comes after a fork is the dearest without KVM: a handshake, and a server's process.
+        """
+        assert self._keys is not None, "the guest has not booted"
+        deadline = Deadline.after(CALL_SECONDS * self.plan.scale, "a call from the guest")
+        try:
+            self.machine.have_it_call(deadline, *self._keys)
+            self._agent = Agent.start(self.machine.shell, deadline)
+            self.run(Order(LIST_NAMES), deadline)  # and with it, all that was sent is taken
+        except RunInterruptedError:
+            raise
+        except LabError as error:
+            self.machine.check_alive()
+            return None, f"forks are connected to anew: {error.message}"
+        return self._agent.stream, ""
 
     def resume(self, frozen: FrozenGuest, folder: Path) -> None:
         """Go on from a frozen guest, with a clock and random numbers of its own.
@@ -208,8 +238,12 @@ class Guest:
         keys = frozen.user_key, frozen.host_key
         machine = self._start(folder, lambda folder: start_fork(frozen.machine, folder), keys)
         deadline = Deadline.after(THAW_SECONDS * self.plan.scale, "going on from a frozen guest")
-        machine.wait_for_thaw(deadline, *keys)
+        stream = machine.wait_for_thaw(deadline, *keys)
+        self._agent = None if stream is None else Agent(stream)
         words = ("sysio", "--wake", str(round(time.time())), WORD_PATH)
+        if stream is not None:
+            seconds = deadline.within(ANSWER_SECONDS * self.plan.scale)
+            deadline = Deadline.after(seconds, "an answer from a frozen guest")
         result = self.run(Order(words, stdin=os.urandom(SEED_BYTES)), deadline)
         said = check(result, "going on from a frozen guest", MachineError).stdout
         if said.decode(errors="replace").split() != [frozen.word, self.plan.release]:
@@ -245,14 +279,13 @@ class Guest:
         """A command that opens a shell in this guest; leaves its keys in the boot's folder."""
         assert self._keys is not None, "the guest has not booted"
         user_key, host_key = self._keys
-        folder = shown_path(self._folder)
+        folder, port = shown_path(self._folder), self.machine.ssh_port()
         key_path, hosts_path = folder / "id", folder / "known_hosts"
         if not key_path.exists():
             user_key.write(key_path)
-            hosts_path.write_text(f"[127.0.0.1]:{self.machine.port} {host_key.public_line}\n")
+            hosts_path.write_text(f"[127.0.0.1]:{port} {host_key.public_line}\n")
             self._stack.callback(key_path.unlink, missing_ok=True)
         hosts = shlex.quote(f"UserKnownHostsFile={hosts_path}")
-        port = self.machine.port
         return f"ssh -ti {shlex.quote(str(key_path))} -o {hosts} -p {port} root@127.0.0.1 bash -l"
 
     def _check_release(self) -> None:

@@ -347,13 +347,18 @@ class Worker:
                 todo = forks.play(todo) if todo else []
             finally:
                 self._forks = forks.count
+                self._tell_of_forks(forks.note or frozen.note)
             if forks.failure is not None:
                 self._share_guests(forks.failure)
         return todo
 
     def _share_guests(self, error: LabError) -> None:
-        self._fork_note = f"scenarios share guests: {error.message}"
-        self._listener(Note(self._plan.name, self._fork_note))
+        self._tell_of_forks(f"scenarios share guests: {error.message}")
+
+    def _tell_of_forks(self, note: str) -> None:
+        if note:
+            self._fork_note = note
+            self._listener(Note(self._plan.name, note))
 
     def _booted(self, plan: GuestPlan, memory: int | None = None) -> Guest:
         """A guest that has booted. Raises what a boot raises, at the second failure."""

@@ -144,7 +144,7 @@ def test_a_guest_boots_and_takes_commands(bench: Bench) -> None:
         with bench.start(*orders, READY) as guest:
             guest.wait_for_boot(soon(), USER_KEY, HOST_KEY)
             assert guest.alive
-            assert guest.port == server.port
+            assert guest.ssh_port() == server.port
             assert guest.shell.run("uname -r", soon()).stdout == b"6.1.0\n"
             guest.check_alive()
             assert bench.processes()
@@ -188,12 +188,12 @@ def test_qemu_gets_what_it_needs_and_nothing_beside_it(bench: Bench) -> None:
         assert told["CapBnd"] == "['0000000000000000']"
     assert told["kernel"] == "the kernel"
     assert told["keys"] == USER_KEY.public_line
-    assert told["fds"].count("socket:") == 2
+    assert told["fds"].count("socket:") == 3
     assert told["fds"].count("pipe:") == 2
     assert told["fds"].count("/memfd:initrd") == 1
     assert told["fds"].count("/vmlinuz") == told["fds"].count("/image") == 1
     # Standard input, output, error; three sockets, three files, the initramfs.
-    assert len(told["fds"].split(", ")) == 3 + 2 + 2 + 1, told["fds"]
+    assert len(told["fds"].split(", ")) == 3 + 3 + 2 + 1, told["fds"]
 
 
 def test_each_boot_has_a_nonce_of_its_own(bench: Bench) -> None:

@@ -26,6 +26,7 @@ FDS = GuestFds(
     initrd=11,
     qmp=12,
     rescue=14,
+    dialled=13,
     disks=(Disk("image", 15), Disk("kernel", 16)),
 )
 TCG = GuestSpec("tcg", memory_mib=512, cpus=2)
@@ -63,7 +64,9 @@ locking=off,cache.direct=off
 locking=off,cache.direct=off
 -blockdev driver=raw,node-name=kernel,file=kernel-file,read-only=on
 -device virtio-blk-pci,drive=kernel,serial=kernel
--netdev user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22
+-chardev socket,id=dialled,fd=13
+-netdev user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22,\
+guestfwd=tcp:10.0.2.100:22-chardev:dialled
 -device virtio-net-pci,netdev=net0,romfile=
 -device virtio-rng-pci,rng=rng0
 -object rng-builtin,id=rng0
@@ -148,7 +151,7 @@ def test_a_guest_that_goes_on_is_the_same_machine() -> None:
 
 
 def test_every_descriptor_is_handed_over() -> None:
-    assert FDS.numbers == (10, 11, 12, 14, 15, 16)
+    assert FDS.numbers == (10, 11, 12, 14, 13, 15, 16)
     assert replace(FDS, memory=Memory(20)).numbers == (*FDS.numbers, 20)
     assert replace(FDS, memory=Memory(20, 21)).numbers == (*FDS.numbers, 20, 21)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,30 +75,63 @@ def test_the_guest_of_each_scenario_leaves_its_console(ran: Ran) -> None:
 
 
 QEMU_NAME = "qemu-system-x86_64"
-QEMU = """\
-#!/bin/sh
-# A QEMU that boots guests and cannot go on from one that was frozen.
-case "$*" in *" -incoming "*) echo "no incoming here" >&2; exit 1;; esac
-exec {qemu} "$@"
-"""
+CANNOT_GO_ON = 'case "$*" in *" -incoming "*) echo "no incoming here" >&2; exit 1;; esac'
+# Changes one argument; sh has no arrays, so each is put behind the others in turn.
+CHANGED = """\
+for each; do
+	shift
+	case $each in
+	{pattern}) set -- "$@" "{change}" ;;
+	*) set -- "$@" "$each" ;;
+	esac
+done"""
+CANNOT_BE_CALLED = CHANGED.format(pattern="*,guestfwd=*", change="${each%%,guestfwd=*}")
+DOES_NOT_ANSWER = 'case "$*" in *" -incoming "*) {} ;; esac'.format(
+    CHANGED.format(pattern="socket,id=dialled,*", change="null,id=dialled")
+)
 
 
 @pytest.fixture
-def path_without_incoming(open_dir: Path) -> str:
-    """A PATH on which QEMU can do all but go on."""
-    qemu = shutil.which(QEMU_NAME)
-    assert qemu is not None
-    (open_dir / QEMU_NAME).write_text(QEMU.format(qemu=qemu))
-    (open_dir / QEMU_NAME).chmod(0o755)
-    return f"{open_dir}:{os.environ['PATH']}"
+def with_qemu(open_dir: Path) -> Callable[[str], dict[str, str]]:
+    """An environment whose QEMU first does something to its arguments."""
+
+    def make(script: str) -> dict[str, str]:
+        qemu = shutil.which(QEMU_NAME)
+        assert qemu is not None
+        (open_dir / QEMU_NAME).write_text(f'#!/bin/sh\n{script}\nexec {qemu} "$@"\n')
+        (open_dir / QEMU_NAME).chmod(0o755)
+        return {"PATH": f"{open_dir}:{os.environ['PATH']}"}
+
+    return make
+
+
+WithQemu = Callable[[str], dict[str, str]]
+
+
+@pytest.mark.parametrize(
+    ("script", "note"),
+    [
+        (CANNOT_BE_CALLED, r"forks are connected to anew: "),
+        (DOES_NOT_ANSWER, r"a fork was made once more: no end by its deadline"),
+    ],
+)
+def test_where_no_connection_survives_forks_are_connected_to_anew_and_it_is_said(
+    tmp_path: Path, with_qemu: WithQemu, script: str, note: str
+) -> None:
+    ran = run_lab(tmp_path, "--lab", LAB, "-s", "scenarios/*traces", env=with_qemu(script))
+    (kernel,) = ran.results["kernels"]
+    assert kernel["fork_note"].startswith(note)
+    assert kernel["fork_note"] in " ".join(ran.output.split())
+    assert (kernel["boots"], kernel["forks"]) == (1, 2)
+    for name in ("leaves-traces", "sees-no-traces"):
+        assert cell(ran, name)["outcome"] == "passed", cell(ran, name)["reason"]
 
 
 def test_where_guests_cannot_be_forked_they_are_shared_and_it_is_said(
-    tmp_path: Path, path_without_incoming: str
+    tmp_path: Path, with_qemu: WithQemu
 ) -> None:
-    ran = run_lab(
-        tmp_path, "--lab", LAB, "-s", "scenarios/*traces", env={"PATH": path_without_incoming}
-    )
+    env = with_qemu(CANNOT_GO_ON)
+    ran = run_lab(tmp_path, "--lab", LAB, "-s", "scenarios/*traces", env=env)
     assert "scenarios share guests: QEMU did not start" in ran.output
     (kernel,) = ran.results["kernels"]
     assert "no incoming here" in kernel["fork_note"]
