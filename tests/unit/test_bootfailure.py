@@ -116,8 +116,15 @@ def test_a_panic_is_shown_with_what_led_to_it(name: str) -> None:
     assert failure.last_lines[-1].startswith("Kernel panic - not syncing: ")
 
 
-def test_a_kernel_that_qemu_refuses() -> None:
-    said = "qemu: linux kernel too old to load a ram disk"
+@pytest.mark.parametrize(
+    "said",
+    [
+        "qemu: linux kernel too old to load a ram disk",
+        "qemu-system-x86_64: Error loading uncompressed kernel without PVH ELF Note",
+        "qemu-system-x86_64: Error while loading elf kernel",
+    ],
+)
+def test_a_kernel_that_qemu_refuses(said: str) -> None:
     failure = explain_boot(BootSight((), NONCE, output=said))
     assert failure is not None
     assert failure.end is BootEnd.NO_KERNEL
