@@ -178,6 +178,8 @@ def _hint(end: BootEnd, sight: BootSight, marks: Sequence[str]) -> str:
             "its loader or its first code gave up, as on a damaged kernel file or where memory is "
             "short: build or fetch the file anew, or raise `memory_mib` in `guest`"
         )
+    if end is BootEnd.NO_CONSOLE and not sight.answers_ssh:
+        return f"{_HINTS[end]}; and its file must be whole: a damaged vmlinux looks the same"
     return _HINTS[end]
 
 

@@ -27,6 +27,7 @@ from orchestrator.adapters.machine import (
 from orchestrator.adapters.ssh import Job, KeyPair, check, generate_key_pair
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import BootError, MachineError
+from orchestrator.plan.bootfailure import has_kernel_spoken
 from orchestrator.plan.klog import Marker, Record
 from orchestrator.plan.model import Timeouts
 from orchestrator.plan.outcome import CommandResult
@@ -131,6 +132,11 @@ class Guest:
     def machine(self) -> Machine:
         """The machine that runs now."""
         return self._machines[-1]
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the kernel of the last machine said anything."""
+        return bool(self._machines) and has_kernel_spoken(self.machine.log.records())
 
     def boot(self, memory: int | None = None) -> None:
         """Start a machine and make it ready for scenarios. Raises ``MachineError`` or worse.

@@ -18,7 +18,7 @@ from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resoluti
 from orchestrator.adapters.machine import BootFiles, open_memory
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
-from orchestrator.adapters.vmlinux import BootKernel, ensure_boot_kernel
+from orchestrator.adapters.vmlinux import BootKernel, ensure_boot_kernel, without_vmlinux
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.allowing import Allowance, allowances
@@ -201,6 +201,7 @@ class Worker:
         self._boot_findings: tuple[Finding, ...] = ()
         self._forks = 0
         self._fork_note = ""
+        self._ready: Ready | None = None
         self._boot: BootKernel | None = None
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
@@ -267,7 +268,7 @@ class Worker:
         with self._slots.taken():
             ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
         self.verdict = ready.verdict
-        self._boot = ready.boot
+        self._ready, self._boot = ready, ready.boot
         self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
         todo = self._skip_what_lacks_an_option(ready.kernel, todo)
         if not todo:
@@ -342,7 +343,7 @@ class Worker:
                     guest.close()
             todo = self._without_refused(todo)
             order = ForkOrder(
-                plan,
+                self._with_boot_file(plan),
                 frozen,
                 self._built.modules if self._built else {},
                 self._boots,
@@ -366,6 +367,7 @@ class Worker:
     def _booted(self, plan: GuestPlan, memory: int | None = None) -> Guest:
         """A guest that has booted. Raises what a boot raises, at the second failure."""
         while True:
+            plan = self._with_boot_file(plan)
             guest = Guest(plan, self._built.modules if self._built else {}, self._boots)
             self._listener(Doing(self._plan.name, "booting"))
             started = time.monotonic()
@@ -374,10 +376,23 @@ class Worker:
             except LabError as error:
                 guest.close()
                 self._try_again(error)
+                if not guest.has_spoken:
+                    self._give_up_vmlinux(error)
                 continue
             self._boot_seconds = self._boot_seconds or time.monotonic() - started
             self._note_boot_findings(guest)
             return guest
+
+    def _with_boot_file(self, plan: GuestPlan) -> GuestPlan:
+        """The plan with the kernel file that boots, as far as is known by now."""
+        assert self._boot is not None, "the kernel is ready"
+        return replace(plan, files=replace(plan.files, kernel_path=self._boot.path))
+
+    def _give_up_vmlinux(self, error: LabError) -> None:
+        """Boot the bzImage from now on: nothing was heard of the unpacked kernel."""
+        assert self._ready is not None, "the kernel is ready"
+        reason = f"its vmlinux did not start: {error.message}"
+        self._boot = without_vmlinux(self._boot or self._ready.boot, self._ready.kernel, reason)
 
     def _try_again(self, error: LabError) -> None:
         """Count a guest that failed; raises ``error`` if there were enough of them."""

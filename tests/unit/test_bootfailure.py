@@ -93,6 +93,7 @@ def test_how_far_a_boot_got(name: str, end: BootEnd, hint: str, last: str) -> No
     ("seen", "end", "hint"),
     [
         ({"processor": Processor.IN_KERNEL}, BootEnd.NO_CONSOLE, "SERIAL_8250_CONSOLE"),
+        ({"processor": Processor.IN_KERNEL}, BootEnd.NO_CONSOLE, "a damaged vmlinux"),
         ({"answers_ssh": True}, BootEnd.NO_CONSOLE, "SERIAL_8250_CONSOLE"),
         ({"processor": Processor.HALTED}, BootEnd.NO_KERNEL, "memory_mib"),
         ({"processor": Processor.BEFORE_KERNEL}, BootEnd.NO_KERNEL, "bzImage"),
@@ -106,6 +107,10 @@ def test_a_silent_console_is_told_by_what_else_is_seen(
     assert failure.end is end
     assert hint in failure.hint
     assert "Booting from ROM..." in failure.last_lines
+
+
+def test_a_kernel_that_answers_is_not_damaged() -> None:
+    assert "damaged" not in explained("firmware.log", answers_ssh=True).hint
 
 
 @pytest.mark.parametrize("name", ["panic-4.15.log", "panic-7.3.log", "oopspanic-7.3.log"])

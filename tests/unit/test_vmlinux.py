@@ -275,11 +275,16 @@ def test_guests_are_given_the_unpacked_kernel(tmp_path: Path) -> None:
     ("image", "config", "reason"),
     [
         (make_bzimage(pack_lz4(make_vmlinux())), "CONFIG_XEN_PVH=y\n", "built without CONFIG_PVH"),
+        (
+            make_bzimage(pack_lz4(make_vmlinux())),
+            "CONFIG_PVH=y\nCONFIG_KASAN=y\n",
+            "with CONFIG_KA",
+        ),
         (make_bzimage(pack_lz4(make_vmlinux(notes=b""))), "CONFIG_PVH=y\n", "no PVH entry"),
         (make_bzimage(pack_lz4(make_vmlinux()))[:-60], "CONFIG_PVH=y\n", "truncated"),
         (make_bzimage(with_size(b"\x89LZO" + bytes(40), b"")), "CONFIG_PVH=y\n", "not known"),
     ],
-    ids=["xen-only", "no-note", "truncated", "lzo"],
+    ids=["xen-only", "kasan", "no-note", "truncated", "lzo"],
 )
 def test_the_bzimage_is_booted_where_there_is_no_vmlinux(
     tmp_path: Path, image: bytes, config: str, reason: str

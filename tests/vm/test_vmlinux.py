@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters.cache import default_cache_dir
+
 from .conftest import Ran, run_lab
 
 LAB = """\
@@ -83,4 +85,27 @@ def test_without_qemus_firmware_the_bzimage_is_booted(
     (kernel,) = ran.results["kernels"]
     assert kernel["boot_format"] == "bzImage"
     assert kernel["boot_note"] == "QEMU has no pvh.bin here"
+    assert protocol(ran) != PVH_PROTOCOL
+
+
+def test_a_vmlinux_that_does_not_start_gives_way_to_the_bzimage(
+    tmp_path: Path, open_dir: Path
+) -> None:
+    warm, cache = default_cache_dir(), open_dir / "cache"
+    cache.mkdir()
+    for kind in ("images", "kernels", "resolved", "keyrings", "apt", "initramfs", "accelerator"):
+        (cache / kind).symlink_to(warm / kind)
+    entries = sorted((warm / "vmlinux").glob("6.1.0-*-cloud-amd64-*"))
+    if not entries:
+        pytest.skip("no vmlinux is cached yet; the first test here makes one")
+    for entry in entries:
+        (cache / "vmlinux" / entry.name).mkdir(parents=True)
+        data = (entry / "vmlinux").read_bytes()
+        (cache / "vmlinux" / entry.name / "vmlinux").write_bytes(data[: len(data) // 2])
+    ran = run_small(tmp_path, "6.1", LAB_CACHE=str(cache))
+    (kernel,) = ran.results["kernels"]
+    assert kernel["boot_format"] == "bzImage"
+    assert "its vmlinux did not start: no kernel started" in kernel["boot_note"]
+    assert "Error while loading elf kernel" in kernel["boot_note"]
+    assert (kernel["boots"], kernel["forks"], kernel["fork_note"]) == (2, 1, "")
     assert protocol(ran) != PVH_PROTOCOL
