@@ -23,9 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-import lz4.block
-import zstandard
-
 from orchestrator.adapters.cache import Cache, hash_of
 from orchestrator.adapters.kernels import Kernel
 from orchestrator.foundation import process
@@ -220,10 +217,7 @@ def decompress(payload: memoryview) -> Iterator[bytes]:
     try:
         yield from reader(payload)
     # bz2 raises OSError for bad data.
-    except (
-        *(OSError, EOFError, lzma.LZMAError, zlib.error),
-        *(lz4.block.LZ4BlockError, zstandard.ZstdError),
-    ) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise NoVmlinuxError(f"its {name} data are damaged: {error}") from error
 
 
@@ -263,12 +257,19 @@ def _read_xz(payload: memoryview) -> Iterator[bytes]:
 
 
 def _read_zstd(payload: memoryview) -> Iterator[bytes]:
+    import zstandard  # here and below: most commands of the lab unpack nothing
+
     unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
-    return _read_file(unpacker.stream_reader(payload[:-4]).read)
+    try:
+        yield from _read_file(unpacker.stream_reader(payload[:-4]).read)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read_lz4(payload: memoryview) -> Iterator[bytes]:
     """Blocks, each behind its length; lz4.frame does not read the legacy frame."""
+    import lz4.block
+
     place, end = len(LZ4_MAGIC), len(payload) - 4
     while place < end:
         length = int.from_bytes(payload[place : place + 4], "little")
@@ -276,7 +277,10 @@ def _read_lz4(payload: memoryview) -> Iterator[bytes]:
         if place + length > end:
             raise EOFError("a block is longer than they are")
         block = payload[place : place + length]
-        yield lz4.block.decompress(block, uncompressed_size=LZ4_BLOCK_BYTES)
+        try:
+            yield lz4.block.decompress(block, uncompressed_size=LZ4_BLOCK_BYTES)
+        except lz4.block.LZ4BlockError as error:
+            raise ValueError(str(error)) from error
         place += length
 
 
