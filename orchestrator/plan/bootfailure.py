@@ -129,10 +129,11 @@ def last_lines(records: Sequence[Record]) -> tuple[str, ...]:
 
 _PANIC = "Kernel panic - not syncing: "
 _BANNER = re.compile(r"Linux version \d")
-# hw/i386/x86.c, x86_load_linux() of QEMU 7.2, and what its load_elf() says.
+# hw/i386/x86.c, x86_load_linux() and load_elfboot() of QEMU 7.2, and what its load_elf() says.
 _REFUSED = re.compile(
     r"qemu: (?:linux kernel too old|could not (?:load|open) kernel|invalid kernel header|error "
-    r"(?:reading|loading))|Error loading uncompressed kernel|kernel does not support"
+    r"(?:reading|loading))|Error (?:loading uncompressed|while loading elf) kernel"
+    r"|kernel does not support"
 )
 
 
@@ -174,15 +175,18 @@ def _hint(end: BootEnd, sight: BootSight, marks: Sequence[str]) -> str:
         return _kernel_hint(sight.records)
     if end is BootEnd.NO_KERNEL and sight.processor is Processor.HALTED:
         return (
-            "its loader gave up, as it does on a damaged kernel file or where memory is short: "
-            "build or fetch the file anew, or raise `memory_mib` in `guest`"
+            "its loader or its first code gave up, as on a damaged kernel file or where memory is "
+            "short: build or fetch the file anew, or raise `memory_mib` in `guest`"
         )
+    if end is BootEnd.NO_CONSOLE and not sight.answers_ssh:
+        return f"{_HINTS[end]}; and its file must be whole: a damaged vmlinux looks the same"
     return _HINTS[end]
 
 
 _HINTS = {
     BootEnd.NO_KERNEL: "is the file a whole kernel for x86-64? file(1) must call it a Linux "
-    "kernel x86 boot executable bzImage; build or fetch it anew",
+    "kernel x86 boot executable bzImage, or an ELF 64-bit executable where it is a vmlinux; build "
+    "or fetch it anew, and raise `memory_mib` in `guest` where it is large",
     BootEnd.NO_CONSOLE: "the kernel needs SERIAL_8250_CONSOLE=y, and no argument in `guest` that "
     "takes ttyS0 away",
     BootEnd.IN_RC: "the last lines say what stopped it",

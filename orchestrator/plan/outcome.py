@@ -129,6 +129,7 @@ class CellResult:
 
 
 BuiltBy = Literal["host", "guest", "cache"]
+BootFormat = Literal["vmlinux", "bzImage"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,10 @@ class KernelResult:
     """Why modules were built in the guest, where the lab would have had it otherwise."""
     last_lines: tuple[str, ...] = ()
     """The last of the console, where it is a guest that did not come up."""
+    boot_format: BootFormat | None = None
+    """What guests boot; None where it did not come to that."""
+    boot_note: str = ""
+    """Why it is the bzImage, which unpacks itself in the guest, where it is."""
 
 
 @dataclass(frozen=True)

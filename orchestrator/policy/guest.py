@@ -28,6 +28,7 @@ from orchestrator.adapters.machine import (
 from orchestrator.adapters.ssh import Job, KeyPair, SshStream, check, generate_key_pair
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import BootError, LabError, MachineError, RunInterruptedError
+from orchestrator.plan.bootfailure import has_kernel_spoken
 from orchestrator.plan.klog import Marker, Record
 from orchestrator.plan.leaks import KMEMLEAK
 from orchestrator.plan.leftovers import Names, parse_names
@@ -157,6 +158,11 @@ class Guest:
     def machine(self) -> Machine:
         """The machine that runs now."""
         return self._machines[-1]
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the kernel of the last machine said anything."""
+        return bool(self._machines) and has_kernel_spoken(self.machine.log.records())
 
     def boot(self, memory: int | None = None) -> None:
         """Start a machine and make it ready for scenarios. Raises ``MachineError`` or worse.

@@ -18,6 +18,7 @@ from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resoluti
 from orchestrator.adapters.machine import BootFiles, open_memory
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
+from orchestrator.adapters.vmlinux import BootKernel, ensure_boot_kernel, without_vmlinux
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.allowing import Allowance, allowances
@@ -57,6 +58,7 @@ class Ready:
     image: Image
     files: BootFiles
     verdict: Verdict
+    boot: BootKernel
 
 
 def source_context(
@@ -130,9 +132,13 @@ def prepare(
     """
     kernel, image = fetch(lab, plan, cache, listener, log_dir)
     initramfs = ensure_initramfs(cache, kernel, image, guest_dir())
-    files = BootFiles(kernel.vmlinuz_path, initramfs, image.squashfs_path, kernel.layer_path)
+    boot = ensure_boot_kernel(cache, kernel)
+    files = BootFiles(boot.path, initramfs, image.squashfs_path, kernel.layer_path)
     listener(Doing(plan.name, "looking for a usable accelerator"))
-    return Ready(kernel, image, files, ensure_verdict(cache, files))
+    # The answer is for every kernel. A bzImage asks more of an accelerator: its code starts in
+    # real mode, and a vmlinux in protected mode, which both go through.
+    verdict = ensure_verdict(cache, replace(files, kernel_path=kernel.vmlinuz_path))
+    return Ready(kernel, image, files, verdict, boot)
 
 
 def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
@@ -197,6 +203,8 @@ class Worker:
         self._boot_findings: tuple[Finding, ...] = ()
         self._forks = 0
         self._fork_note = ""
+        self._ready: Ready | None = None
+        self._boot: BootKernel | None = None
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
         self._results: list[CellResult] = []
@@ -233,6 +241,8 @@ class Worker:
             hint=error.hint if error else "",
             evidence=self._place(error.evidence) if error else "",
             last_lines=error.last_lines if error else (),
+            boot_format=self._boot.format if self._boot else None,
+            boot_note=self._boot.reason if self._boot else "",
             boot_seconds=self._boot_seconds,
             build_seconds=self._build_seconds,
             builds=tuple(self._built.folders) if self._built else (),
@@ -260,6 +270,7 @@ class Worker:
         with self._slots.taken():
             ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
         self.verdict = ready.verdict
+        self._ready, self._boot = ready, ready.boot
         self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
         todo = self._skip_what_lacks_an_option(ready.kernel, todo)
         if not todo:
@@ -334,7 +345,7 @@ class Worker:
                     guest.close()
             todo = self._without_refused(todo)
             order = ForkOrder(
-                plan,
+                self._with_boot_file(plan),
                 frozen,
                 self._built.modules if self._built else {},
                 self._boots,
@@ -363,6 +374,7 @@ class Worker:
     def _booted(self, plan: GuestPlan, memory: int | None = None) -> Guest:
         """A guest that has booted. Raises what a boot raises, at the second failure."""
         while True:
+            plan = self._with_boot_file(plan)
             guest = Guest(plan, self._built.modules if self._built else {}, self._boots)
             self._listener(Doing(self._plan.name, "booting"))
             started = time.monotonic()
@@ -371,10 +383,23 @@ class Worker:
             except LabError as error:
                 guest.close()
                 self._try_again(error)
+                if not guest.has_spoken:
+                    self._give_up_vmlinux(error)
                 continue
             self._boot_seconds = self._boot_seconds or time.monotonic() - started
             self._note_boot_findings(guest)
             return guest
+
+    def _with_boot_file(self, plan: GuestPlan) -> GuestPlan:
+        """The plan with the kernel file that boots, as far as is known by now."""
+        assert self._boot is not None, "the kernel is ready"
+        return replace(plan, files=replace(plan.files, kernel_path=self._boot.path))
+
+    def _give_up_vmlinux(self, error: LabError) -> None:
+        """Boot the bzImage from now on: nothing was heard of the unpacked kernel."""
+        assert self._ready is not None, "the kernel is ready"
+        reason = f"its vmlinux did not start: {error.message}"
+        self._boot = without_vmlinux(self._boot or self._ready.boot, self._ready.kernel, reason)
 
     def _try_again(self, error: LabError) -> None:
         """Count a guest that failed; raises ``error`` if there were enough of them."""

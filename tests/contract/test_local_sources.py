@@ -15,6 +15,7 @@ from orchestrator.adapters.sources.path import KernelFiles, PathEntry
 from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.recipes import load_shipped_recipe
 from orchestrator.plan.version import KernelVersion
+from tests.kernelimage import make_vmlinux
 from tests.trees import write_tree
 
 RELEASE = "6.9.0-rc3-mine"
@@ -200,6 +201,19 @@ def test_a_built_kernel_is_found_by_its_parts(context: SourceContext, tmp_path: 
     }
 
 
+def test_a_vmlinux_is_taken_as_it_is(context: SourceContext, tmp_path: Path) -> None:
+    entry = write_built(context.lab_dir)
+    vmlinux = make_vmlinux(release=RELEASE)
+    (context.lab_dir / "build/arch/x86/boot/bzImage").write_bytes(vmlinux)
+    (context.lab_dir / "build/.config").write_text("CONFIG_PVH=y\n")
+    resolved = ensure_resolution(context, entry)
+    assert resolved.release == RELEASE
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    source_of(entry).fill(context, entry, resolved, tree)
+    assert (tree / f"boot/vmlinuz-{RELEASE}").read_bytes() == vmlinux
+
+
 def test_the_folder_of_modules_itself_will_do(context: SourceContext) -> None:
     entry = write_built(context.lab_dir)
     inner = entry.path.model_copy(update={"modules": f"installed/lib/modules/{RELEASE}"})
@@ -212,7 +226,26 @@ def _spoil_image(root: Path) -> None:
 
 
 def _no_image(root: Path) -> None:
+    (root / "build/arch/x86/boot/bzImage").write_bytes(b"#!/bin/sh\n")
+
+
+def _no_vmlinux(root: Path) -> None:
     (root / "build/arch/x86/boot/bzImage").write_bytes(b"\x7fELF")
+
+
+def _other_vmlinux(root: Path) -> None:
+    (root / "build/arch/x86/boot/bzImage").write_bytes(make_vmlinux(release="6.8.0"))
+
+
+def _vmlinux_for_xen(root: Path) -> None:
+    (root / "build/arch/x86/boot/bzImage").write_bytes(make_vmlinux(release=RELEASE))
+    (root / "build/.config").write_text("CONFIG_XEN_PVH=y\n")
+
+
+def _vmlinux_without_entry(root: Path) -> None:
+    vmlinux = make_vmlinux(release=RELEASE, notes=b"")
+    (root / "build/arch/x86/boot/bzImage").write_bytes(vmlinux)
+    (root / "build/.config").write_text("CONFIG_PVH=y\n")
 
 
 def _no_build(root: Path) -> None:
@@ -236,6 +269,10 @@ def _no_config(root: Path) -> None:
     [
         (_spoil_image, r"is of 6\.8\.0, and build of 6\.9\.0-rc3-mine"),
         (_no_image, "is no bzImage"),
+        (_no_vmlinux, "is no vmlinux: it does not say which Linux it is"),
+        (_other_vmlinux, r"is of 6\.8\.0, and build of 6\.9\.0-rc3-mine"),
+        (_vmlinux_for_xen, "QEMU cannot boot: it is built without CONFIG_PVH"),
+        (_vmlinux_without_entry, "QEMU cannot boot: it has no PVH entry"),
         (_no_build, "is no kernel's build tree"),
         (_odd_build, "names no release"),
         (_no_modules, "holds no modules of 6.9.0-rc3-mine"),

@@ -93,6 +93,7 @@ def test_how_far_a_boot_got(name: str, end: BootEnd, hint: str, last: str) -> No
     ("seen", "end", "hint"),
     [
         ({"processor": Processor.IN_KERNEL}, BootEnd.NO_CONSOLE, "SERIAL_8250_CONSOLE"),
+        ({"processor": Processor.IN_KERNEL}, BootEnd.NO_CONSOLE, "a damaged vmlinux"),
         ({"answers_ssh": True}, BootEnd.NO_CONSOLE, "SERIAL_8250_CONSOLE"),
         ({"processor": Processor.HALTED}, BootEnd.NO_KERNEL, "memory_mib"),
         ({"processor": Processor.BEFORE_KERNEL}, BootEnd.NO_KERNEL, "bzImage"),
@@ -108,6 +109,10 @@ def test_a_silent_console_is_told_by_what_else_is_seen(
     assert "Booting from ROM..." in failure.last_lines
 
 
+def test_a_kernel_that_answers_is_not_damaged() -> None:
+    assert "damaged" not in explained("firmware.log", answers_ssh=True).hint
+
+
 @pytest.mark.parametrize("name", ["panic-4.15.log", "panic-7.3.log", "oopspanic-7.3.log"])
 def test_a_panic_is_shown_with_what_led_to_it(name: str) -> None:
     records = parse_log((DATA / "klog" / name).read_bytes())
@@ -116,8 +121,15 @@ def test_a_panic_is_shown_with_what_led_to_it(name: str) -> None:
     assert failure.last_lines[-1].startswith("Kernel panic - not syncing: ")
 
 
-def test_a_kernel_that_qemu_refuses() -> None:
-    said = "qemu: linux kernel too old to load a ram disk"
+@pytest.mark.parametrize(
+    "said",
+    [
+        "qemu: linux kernel too old to load a ram disk",
+        "qemu-system-x86_64: Error loading uncompressed kernel without PVH ELF Note",
+        "qemu-system-x86_64: Error while loading elf kernel",
+    ],
+)
+def test_a_kernel_that_qemu_refuses(said: str) -> None:
     failure = explain_boot(BootSight((), NONCE, output=said))
     assert failure is not None
     assert failure.end is BootEnd.NO_KERNEL

@@ -814,6 +814,19 @@ def test_the_reports_say_how_scenarios_got_their_guests() -> None:
     assert (found["boots"], found["forks"], found["fork_note"]) == (3, 79, "why \x1b[31m not")
 
 
+def test_the_reports_say_which_kernel_file_was_booted() -> None:
+    note = "it has no PVH \x1b[31m entry"
+    unpacking = replace(kernel(cell(Outcome.PASSED)), boot_format="bzImage", boot_note=note)
+    line = "    guests unpack the kernel themselves: it has no PVH \\x1b[31m entry\n"
+    assert line in render_report(run(unpacking))
+    plain = replace(kernel(cell(Outcome.PASSED)), boot_format="vmlinux")
+    assert "unpack" not in render_report(run(plain))
+    raw = json.loads(render_results(run(unpacking, plain, replace(kernel(), boots=0))))
+    jsonschema.validate(raw, load_schema())
+    found = [(each["boot_format"], each["boot_note"]) for each in raw["kernels"]]
+    assert found == [("bzImage", note), ("vmlinux", ""), (None, "")]
+
+
 def test_the_reports_say_what_came_before_any_module() -> None:
     found = Finding("lockdep", "BUG: \x1b[31m wait", 3, 9, ("[ BUG: wait ]", "context-{2:2}"))
     early = replace(kernel(cell(Outcome.PASSED)), boot_findings=(found,) * 50)

@@ -144,7 +144,7 @@ def test_a_full_disk_under_the_results(tmp_path: Path, tiny_disk: Callable[[int]
             "no `init=` or `rdinit=`",
             "Kernel panic - not syncing: VFS: Unable",
         ),
-        ("8250.nr_uarts=0", "no console: a kernel runs", "SERIAL_8250_CONSOLE=y", "Booting from"),
+        ("8250.nr_uarts=0", "no console: a kernel runs", "SERIAL_8250_CONSOLE=y", "SeaBIOS"),
         (
             "initcall_blacklist=virtio_blk_init",
             "no root: the boot ended in the initramfs",

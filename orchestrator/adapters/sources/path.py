@@ -19,6 +19,13 @@ from orchestrator.adapters.kernelbuild import (
     digest_modules,
 )
 from orchestrator.adapters.sources import Offer, SourceContext
+from orchestrator.adapters.vmlinux import (
+    BZIMAGE_HINT,
+    NoVmlinuxError,
+    check_vmlinux,
+    is_vmlinux,
+    read_release,
+)
 from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.kernel import Part, ResolvedKernel
 from orchestrator.plan.model import KernelEntry, LabPath, Value
@@ -31,7 +38,9 @@ _UTS_RELEASE = re.compile(r'^#define UTS_RELEASE "([^"]+)"', re.MULTILINE)
 class KernelFiles(Value):
     """Where the parts of such a kernel are."""
 
-    kernel: LabPath = Field(description="its image: a bzImage, as in `arch/x86/boot/`")
+    kernel: LabPath = Field(
+        description="its image: a bzImage, as in `arch/x86/boot/`, or a vmlinux built with PVH"
+    )
     modules: LabPath = Field(
         description="its modules: what `make modules_install INSTALL_MOD_PATH=…` filled, or the "
         "folder `lib/modules/RELEASE` itself"
@@ -151,6 +160,8 @@ def _find(context: SourceContext, entry: PathEntry) -> _Found:
     modules = _modules_dir(context.locate(entry.path.modules), release)
     if not (build / ".config").is_file():
         raise SourceError(f"{build} has no .config: it is not what a kernel was built in")
+    if is_vmlinux(kernel):
+        _check_vmlinux(kernel, build / ".config")
     linked = build / "source"
     source = context.locate(os.readlink(linked)) if linked.is_symlink() else build
     return _Found(kernel, modules, build, source, release)
@@ -176,24 +187,36 @@ def _release_of_build(build: Path) -> str:
 
 
 def _release_of_image(kernel: Path) -> str:
-    """What a bzImage says of itself.
+    """What a bzImage or a vmlinux says of itself.
 
-    Linux Documentation/arch/x86/boot.rst: "HdrS" at 0x202, at 0x20e where the version is,
-    less 0x200.
+    A bzImage: Linux Documentation/arch/x86/boot.rst, "HdrS" at 0x202, at 0x20e where the version
+    is, less 0x200.
     """
     try:
         with kernel.open("rb") as file:
             head = file.read(MAX_HEADER_BYTES)
     except OSError as error:
         raise SourceError(f"{kernel} cannot be read: {error.strerror}") from error
+    if is_vmlinux(kernel):
+        try:
+            return read_release(kernel)
+        except NoVmlinuxError as error:
+            raise SourceError(f"{kernel} is no vmlinux: {error}", hint=BZIMAGE_HINT) from error
     if head[0x202:0x206] != b"HdrS":
-        raise SourceError(
-            f"{kernel} is no bzImage",
-            hint="`make bzImage` makes it, as arch/x86/boot/bzImage",
-        )
+        raise SourceError(f"{kernel} is no bzImage", hint=BZIMAGE_HINT)
     place = int.from_bytes(head[0x20E:0x210], "little") + 0x200
     text = head[place : place + 256].split(b"\0", 1)[0].decode(errors="replace")
     return text.split(" ", 1)[0]
+
+
+def _check_vmlinux(kernel: Path, config: Path) -> None:
+    """Raise ``SourceError`` where QEMU cannot boot this vmlinux."""
+    try:
+        check_vmlinux(kernel, config)
+    except NoVmlinuxError as error:
+        raise SourceError(
+            f"{kernel} is a vmlinux that QEMU cannot boot: {error}", hint=BZIMAGE_HINT
+        ) from error
 
 
 def _modules_dir(folder: Path, release: str) -> Path:

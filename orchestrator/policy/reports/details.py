@@ -96,6 +96,8 @@ def _guests(kernel: KernelResult) -> Iterator[str]:
         times = "once" if kernel.boots == 1 else f"{kernel.boots} times"
         forks = f", {kernel.forks} scenarios in forks" if kernel.forks else ""
         yield f"    booted {times}{forks}"
+    if kernel.boot_note:
+        yield cut(f"    guests unpack the kernel themselves: {kernel.boot_note}")
     for finding in kernel.boot_findings[:MAX_FINDINGS]:
         yield cut(f"    before any module was loaded: {finding.kind}: {finding.headline}")
     if kernel.fork_note:

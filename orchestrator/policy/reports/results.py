@@ -113,6 +113,8 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "hint": kernel.hint,
         "evidence": kernel.evidence,
         "last_lines": list(kernel.last_lines),
+        "boot_format": kernel.boot_format,
+        "boot_note": kernel.boot_note,
         "boot_seconds": _seconds(kernel.boot_seconds),
         "build_seconds": _seconds(kernel.build_seconds),
         "builds": [_build(build) for build in kernel.builds],
