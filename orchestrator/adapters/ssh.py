@@ -7,6 +7,7 @@ host key made by us beforehand, so that it is pinned before the first byte.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import select
@@ -62,6 +63,20 @@ class KeyPair:
         tail = Message()
         tail.add_mpint(secret)
         return bytes(self.private.asbytes() + tail.asbytes())
+
+    def to_pem(self) -> str:
+        """The private key as text."""
+        text = io.StringIO()
+        self.private.write_private_key(text)
+        return text.getvalue()
+
+    @classmethod
+    def from_pem(cls, text: str) -> KeyPair:
+        """The pair of such a key. Raises ``ValueError``."""
+        try:
+            return cls(paramiko.ECDSAKey.from_private_key(io.StringIO(text)))
+        except paramiko.SSHException as error:
+            raise ValueError(f"no private key: {error}") from error
 
     def write(self, path: Path) -> None:
         """Write the private key to a file that only this user can read."""

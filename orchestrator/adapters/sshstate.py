@@ -18,7 +18,7 @@ from __future__ import annotations
 # mypy: disable-error-code="attr-defined,misc,name-defined"
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import paramiko
@@ -257,3 +257,39 @@ def resume(sock: socket.socket, state: SshState) -> tuple[paramiko.Transport, pa
         return transport, transport.go_on(state)
     except (AttributeError, TypeError, KeyError) as error:
         raise UnknownParamikoError(f"paramiko {paramiko.__version__}: {error}") from error
+
+
+def to_json(state: SshState) -> dict[str, Any]:
+    """The state as JSON takes it."""
+    return _with_text(asdict(state))
+
+
+def _with_text(value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _with_text(each)
+        if isinstance(each, dict)
+        else each.hex()
+        if isinstance(each, bytes)
+        else each
+        for key, each in value.items()
+    }
+
+
+def from_json(value: dict[str, Any]) -> SshState:
+    """What ``to_json`` was given. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+    out_window, out_packet, in_window, in_packet = map(int, value["windows"])
+    return SshState(
+        out=_direction_from(value["out"]),
+        into=_direction_from(value["into"]),
+        session_id=bytes.fromhex(value["session_id"]),
+        remote_version=str(value["remote_version"]),
+        channel=int(value["channel"]),
+        remote_channel=int(value["remote_channel"]),
+        windows=(out_window, out_packet, in_window, in_packet),
+        taken=int(value["taken"]),
+    )
+
+
+def _direction_from(value: dict[str, Any]) -> Direction:
+    key, iv, mac_key = (bytes.fromhex(value[name]) for name in ("key", "iv", "mac_key"))
+    return Direction(key, iv, mac_key, int(value["packets"]))

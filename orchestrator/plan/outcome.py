@@ -174,6 +174,8 @@ class KernelResult:
     """Why modules were built in the guest, where the lab would have had it otherwise."""
     last_lines: tuple[str, ...] = ()
     """The last of the console, where it is a guest that did not come up."""
+    was_frozen: bool = False
+    """Whether its guests go on from one that an earlier run booted and froze."""
     boot_format: BootFormat | None = None
     """What guests boot; None where it did not come to that."""
     boot_note: str = ""

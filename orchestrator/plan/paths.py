@@ -45,6 +45,10 @@ class RunDir:
         """Evidence of one boot: console, QEMU's command line and output."""
         return self.root / kernel / f"boot-{number}"
 
+    def frozen(self, kernel: str) -> Path:
+        """What a guest said that an earlier run booted and froze."""
+        return self.root / kernel / "frozen.log"
+
     def modules(self, kernel: str) -> Path:
         """The modules built for a kernel, and the build's log."""
         return self.root / kernel / "modules"

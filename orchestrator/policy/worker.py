@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from orchestrator.adapters.accelerator import Verdict, ensure_verdict
 from orchestrator.adapters.cache import Cache, disk_error
+from orchestrator.adapters.freezer import Freezer, room_for_frozen
 from orchestrator.adapters.images import Image, ensure_image
 from orchestrator.adapters.initramfs import ensure_initramfs
 from orchestrator.adapters.kbuild import ModuleBuildError
@@ -23,7 +27,7 @@ from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.allowing import Allowance, allowances
 from orchestrator.plan.kconfig import missing_options
-from orchestrator.plan.klog import Finding, find_findings
+from orchestrator.plan.klog import Finding, Record, find_findings, parse_log
 from orchestrator.plan.lock import Pinned
 from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
@@ -35,7 +39,8 @@ from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.forks import ForkOrder, Forks
-from orchestrator.policy.guest import BootCounter, Guest, GuestPlan, Place
+from orchestrator.policy.frozen import frozen_key, keep_frozen, take_frozen
+from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan, Place
 from orchestrator.policy.play import Play
 
 # How many guests may fail, for one kernel of one run, before it is given up.
@@ -203,6 +208,8 @@ class Worker:
         self._boot_findings: tuple[Finding, ...] = ()
         self._forks = 0
         self._fork_note = ""
+        self._freezer = Freezer(cache, room_for_frozen())
+        self._was_frozen = False
         self._ready: Ready | None = None
         self._boot: BootKernel | None = None
         self._boot_seconds: float | None = None
@@ -248,6 +255,7 @@ class Worker:
             builds=tuple(self._built.folders) if self._built else (),
             build_note=self._build_note,
             boots=self._boots.count,
+            was_frozen=self._was_frozen,
             boot_findings=self._boot_findings,
             forks=self._forks,
             fork_note=self._fork_note,
@@ -327,41 +335,113 @@ class Worker:
                 self._play_in_turn(plan, workshop, todo)
 
     def _play_in_forks(self, plan: GuestPlan, workshop: Workshop, todo: list[Cell]) -> list[Cell]:
-        """Play each cell in a fork of one guest; those that could not be, and a note of why."""
+        """Play each cell in a fork of one guest; those that could not be, and a note of why.
+
+        The guest is one that an earlier run froze, if there is such a one.
+        """
+        key = self._frozen_key(plan)
+        if key and (left := self._play_in_forks_of_before(plan, key, todo)) is not None:
+            return left
+        todo = self._in_question(todo)
+        with open_memory() as memory, ThreadPoolExecutor(1, "freezer") as keeper:
+            with self._slots.taken():
+                frozen = self._boot_and_freeze(plan, workshop, memory)
+            if frozen is None:
+                return todo
+            if key:
+                console = self._run_dir.boot(self._plan.name, self._boots.count) / "console.log"
+                kept = keeper.submit(keep_frozen, self._freezer, key, frozen, console)
+            failure, todo = self._fork(plan, frozen, self._without_refused(todo))
+            if key:
+                kept.result()
+            if failure is not None:
+                self._share_guests(failure)
+        return todo
+
+    def _play_in_forks_of_before(
+        self, plan: GuestPlan, key: str, todo: list[Cell]
+    ) -> list[Cell] | None:
+        """Play in forks of what an earlier run froze; None where there is no such guest, or it
+        does not go on.
+        """
         with open_memory() as memory:
             with self._slots.taken():
-                guest = self._booted(plan, memory)
-                try:
-                    if self._plan.modules_wanted and self._built is None:
-                        self._build(workshop, guest)
-                    frozen = guest.freeze()
-                except LabError as error:
-                    if isinstance(error, RunInterruptedError):
-                        raise
-                    process.check_stopping()
-                    self._share_guests(error)
-                    return todo
-                finally:
-                    guest.close()
-            todo = self._without_refused(todo)
-            order = ForkOrder(
-                self._with_boot_file(plan),
-                frozen,
-                self._built.modules if self._built else {},
-                self._boots,
-                self._new_play,
-                self._lab.file.settle,
-            )
-            hold = None if self._keep is None else partial(self._hold, keep=self._keep)
-            forks = Forks(order, self._slots, self._listener, self._done, hold)
-            try:
-                todo = forks.play(todo) if todo else []
-            finally:
-                self._forks = forks.count
-                self._tell_of_forks(forks.note or frozen.note)
-            if forks.failure is not None:
-                self._share_guests(forks.failure)
-        return todo
+                frozen = take_frozen(self._freezer, key, self._with_boot_file(plan), memory)
+            if frozen is None:
+                return None
+            self._listener(Doing(self._plan.name, "going on with the guest that was frozen before"))
+            self._note_what_was_said(key)
+            failure, todo = self._fork(plan, frozen, todo)
+        if failure is None:
+            self._was_frozen = True
+            return todo
+        self._freezer.drop(key)
+        said = f"the guest that was frozen before does not go on: {failure.message}"
+        self._tell_of_forks(f"{said}: another was booted")
+        return None
+
+    def _in_question(self, todo: list[Cell]) -> list[Cell]:
+        """Those of the cells that have no result yet."""
+        judged = {result.scenario for result in self._results}
+        return [cell for cell in todo if cell.scenario.name not in judged]
+
+    def _frozen_key(self, plan: GuestPlan) -> str:
+        """A guest's name in the freezer; none where it has to boot before its modules are known."""
+        assert self._ready is not None, "the kernel is ready"
+        if self._plan.modules_wanted and self._built is None:
+            return ""
+        modules = self._built.modules if self._built else {}
+        plan = self._with_boot_file(plan)
+        return frozen_key(plan, self._ready.kernel, self._ready.image.key, modules)
+
+    def _note_what_was_said(self, key: str) -> None:
+        """Leave the log of a guest's boot with the evidence, and tell of complaints in it."""
+        console = self._freezer.console_of(key)
+        if console is None:
+            return
+        with contextlib.suppress(OSError):
+            said = console.read_bytes()
+            self._run_dir.frozen(self._plan.name).write_bytes(said)
+            self._note_boot_findings(parse_log(said))
+
+    def _boot_and_freeze(
+        self, plan: GuestPlan, workshop: Workshop, memory: int
+    ) -> FrozenGuest | None:
+        """A guest with the modules in place that stands still; None, and a note, if that fails."""
+        guest = self._booted(plan, memory)
+        try:
+            if self._plan.modules_wanted and self._built is None:
+                self._build(workshop, guest)
+            return guest.freeze()
+        except LabError as error:
+            if isinstance(error, RunInterruptedError):
+                raise
+            process.check_stopping()
+            self._share_guests(error)
+            return None
+        finally:
+            guest.close()
+
+    def _fork(
+        self, plan: GuestPlan, frozen: FrozenGuest, todo: list[Cell]
+    ) -> tuple[LabError | None, list[Cell]]:
+        """Play cells in forks of a guest: why not all of them, and which are left."""
+        order = ForkOrder(
+            self._with_boot_file(plan),
+            frozen,
+            self._built.modules if self._built else {},
+            self._boots,
+            self._new_play,
+            self._lab.file.settle,
+        )
+        hold = None if self._keep is None else partial(self._hold, keep=self._keep)
+        forks = Forks(order, self._slots, self._listener, self._done, hold)
+        try:
+            todo = forks.play(todo) if todo else []
+        finally:
+            self._forks += forks.count
+            self._tell_of_forks(forks.note or frozen.note)
+        return forks.failure, todo
 
     def _share_guests(self, error: LabError) -> None:
         self._tell_of_forks(f"scenarios share guests: {error.message}")
@@ -387,7 +467,7 @@ class Worker:
                     self._give_up_vmlinux(error)
                 continue
             self._boot_seconds = self._boot_seconds or time.monotonic() - started
-            self._note_boot_findings(guest)
+            self._note_boot_findings(guest.machine.log.records())
             return guest
 
     def _with_boot_file(self, plan: GuestPlan) -> GuestPlan:
@@ -419,8 +499,8 @@ class Worker:
             finally:
                 guest.close()
 
-    def _note_boot_findings(self, guest: Guest) -> None:
-        found = find_findings(guest.machine.log.records())
+    def _note_boot_findings(self, records: Sequence[Record]) -> None:
+        found = find_findings(records)
         self._boot_findings = self._boot_findings or found
         for finding in found:
             text = f"before any module was loaded: {finding.kind}: {finding.headline}"

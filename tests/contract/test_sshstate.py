@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -94,6 +95,15 @@ def test_with_other_counters_nothing_is_understood(server: SshServer, part: str)
         shell, stream = resume_shell(sock, wrong)
         with pytest.raises(ConnectionLostError):
             run(Agent(stream), "echo hello")
+        shell.close()
+
+
+def test_it_is_the_same_out_of_a_file(server: SshServer) -> None:
+    with captured(server) as (state, sock):
+        read = sshstate.from_json(json.loads(json.dumps(sshstate.to_json(state))))
+        assert read == state
+        shell, stream = resume_shell(sock, read)
+        assert run(Agent(stream), "echo again") == b"again\n"
         shell.close()
 
 

@@ -38,6 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"nightly: {NIGHTLY}=1 plays it"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_frozen() -> Iterator[None]:
+    """Guests boot in the tests: what an earlier run froze is for those that ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_FROZEN_GIB", "0")
+        yield
+
+
 def lab_argv(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "orchestrator", *map(str, arguments)]
 
@@ -60,6 +68,13 @@ class Ran:
         jsonschema.validate(raw, json.loads(SCHEMA.read_text()))
         assert isinstance(raw, dict)
         return raw
+
+    @property
+    def boots(self) -> int:
+        """How often the first kernel's guests booted, without boots that failed and were tried
+        again: now and then a guest without KVM stands still.
+        """
+        return int(self.results["kernels"][0]["boots"]) - self.output.count("trying once more")
 
     def cells(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Every cell by kernel and scenario."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from orchestrator.adapters.cache import default_cache_dir
 
 from .conftest import LABS, Ran, run_lab
 
@@ -52,7 +55,7 @@ def test_the_line_of_code_that_is_gone_is_named(ran: Ran, name: str) -> None:
 def test_one_boot_does_for_all(ran: Ran) -> None:
     """One, and that of the scenario that reboots."""
     (kernel,) = ran.results["kernels"]
-    assert (kernel["boots"], kernel["forks"], kernel["fork_note"]) == (2, 8, "")
+    assert (ran.boots, kernel["forks"], kernel["fork_note"]) == (2, 8, "")
 
 
 def test_forks_draw_different_random_numbers(ran: Ran) -> None:
@@ -90,6 +93,14 @@ DOES_NOT_ANSWER = 'case "$*" in *" -incoming "*) {} ;; esac'.format(
     CHANGED.format(pattern="socket,id=dialled,*", change="null,id=dialled")
 )
 
+# It leaves a mark beside itself when it boots a guest (there is an initrd, and it is no fork).
+GOES_ON_ONLY_AFTER_A_BOOT = """\
+mark=$(dirname "$0")/booted
+case "$*" in
+*" -incoming "*) [ -e "$mark" ] || { echo "not so" >&2; exit 1; } ;;
+*" -initrd "*) : >"$mark" ;;
+esac"""
+
 
 @pytest.fixture
 def with_qemu(open_dir: Path) -> Callable[[str], dict[str, str]]:
@@ -122,7 +133,7 @@ def test_where_no_connection_survives_forks_are_connected_to_anew_and_it_is_said
     (kernel,) = ran.results["kernels"]
     assert kernel["fork_note"].startswith(note)
     assert kernel["fork_note"] in " ".join(ran.output.split())
-    assert (kernel["boots"], kernel["forks"]) == (1, 2)
+    assert (ran.boots, kernel["forks"]) == (1, 2)
     for name in ("leaves-traces", "sees-no-traces"):
         assert cell(ran, name)["outcome"] == "passed", cell(ran, name)["reason"]
 
@@ -135,7 +146,89 @@ def test_where_guests_cannot_be_forked_they_are_shared_and_it_is_said(
     assert "scenarios share guests: QEMU did not start" in ran.output
     (kernel,) = ran.results["kernels"]
     assert "no incoming here" in kernel["fork_note"]
-    assert (kernel["boots"], kernel["forks"]) == (2, 0)
+    assert (ran.boots, kernel["forks"]) == (2, 0)
     assert cell(ran, "leaves-traces")["outcome"] == "passed"
     # That is what sharing means: what the first one wrote is there.
     assert cell(ran, "sees-no-traces")["outcome"] == "failed"
+
+
+# --- what an earlier run froze ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab, with a kernel argument that no other guest has: nobody froze such a one before."""
+    folder = tmp_path_factory.mktemp("own") / "lab"
+    shutil.copytree(LAB.parent, folder)
+    with (folder / "lab.yaml").open("a") as file:
+        file.write(f"guest: {{arguments: [lab_test={secrets.token_hex(8)}]}}\n")
+    return folder / "lab.yaml"
+
+
+KEEPING = {"LAB_FROZEN_GIB": "4"}
+
+
+def play_traces(lab: Path, results_dir: Path, *, env: dict[str, str] | None = None) -> Ran:
+    """Two scenarios, both of which pass in any fork."""
+    arguments = ("--lab", lab, "-s", "scenarios/*traces")
+    ran = run_lab(results_dir, *arguments, env={**KEEPING, **(env or {})})
+    for name in ("leaves-traces", "sees-no-traces"):
+        assert cell(ran, name)["outcome"] == "passed", cell(ran, name)["reason"]
+    return ran
+
+
+def test_the_second_run_boots_nothing(lab_of_its_own: Path, tmp_path: Path) -> None:
+    ran = play_traces(lab_of_its_own, tmp_path / "1")
+    (first,) = ran.results["kernels"]
+    assert (first["was_frozen"], ran.boots, first["forks"]) == (False, 1, 2)
+    ran = play_traces(lab_of_its_own, tmp_path / "2")
+    (second,) = ran.results["kernels"]
+    assert (second["was_frozen"], second["boots"], second["forks"]) == (True, 0, 2)
+    assert second["fork_note"] == ""
+    assert second["boot_seconds"] is None
+    assert "Linux version" in (ran.run_dir / "6.1/frozen.log").read_text()
+    assert (
+        "of a guest that an earlier run booted and froze"
+        in (ran.run_dir / "report.txt").read_text()
+    )
+
+
+def test_with_another_module_the_guest_is_another(lab_of_its_own: Path, tmp_path: Path) -> None:
+    play_traces(lab_of_its_own, tmp_path / "1")
+    source = lab_of_its_own.parent / "module/late.c"
+    text = source.read_text()
+    source.write_text(text + "\nint late_changed;\n")
+    try:
+        ran = play_traces(lab_of_its_own, tmp_path / "2")
+    finally:
+        source.write_text(text)
+    (kernel,) = ran.results["kernels"]
+    assert (kernel["was_frozen"], ran.boots) == (False, 1)
+
+
+def test_a_frozen_guest_that_does_not_go_on_is_told_and_another_is_booted(
+    lab_of_its_own: Path, tmp_path: Path, with_qemu: WithQemu
+) -> None:
+    """A QEMU, the same as before, that goes on with no guest but those that it booted itself."""
+    env = with_qemu(GOES_ON_ONLY_AFTER_A_BOOT)
+    beside = Path(env["PATH"].partition(":")[0])
+    beside.chmod(0o777)  # QEMU runs as nobody
+    play_traces(lab_of_its_own, tmp_path / "1", env=env)
+    (beside / "booted").unlink()
+    ran = play_traces(lab_of_its_own, tmp_path / "2", env=env)
+    (kernel,) = ran.results["kernels"]
+    assert (kernel["was_frozen"], ran.boots, kernel["forks"]) == (False, 1, 2)
+    note = "the guest that was frozen before does not go on: QEMU did not start: not so"
+    assert kernel["fork_note"].startswith(note)
+    assert kernel["fork_note"].endswith("another was booted")
+
+
+def test_only_what_is_whole_goes_on(lab_of_its_own: Path, tmp_path: Path) -> None:
+    play_traces(lab_of_its_own, tmp_path / "1")
+    newest = max((default_cache_dir() / "frozen").iterdir(), key=lambda path: path.stat().st_mtime)
+    with (newest / "memory").open("r+b") as file:
+        file.seek(32 << 20)
+        file.write(b"something else")
+    ran = play_traces(lab_of_its_own, tmp_path / "2")
+    (kernel,) = ran.results["kernels"]
+    assert (kernel["was_frozen"], ran.boots) == (False, 1)

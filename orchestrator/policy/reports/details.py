@@ -92,7 +92,10 @@ def _matrix(result: RunResult) -> Iterator[str]:
 
 
 def _guests(kernel: KernelResult) -> Iterator[str]:
-    if kernel.boots:
+    if kernel.was_frozen:
+        forks = f"{kernel.forks} scenarios in forks"
+        yield f"    {forks} of a guest that an earlier run booted and froze"
+    elif kernel.boots:
         times = "once" if kernel.boots == 1 else f"{kernel.boots} times"
         forks = f", {kernel.forks} scenarios in forks" if kernel.forks else ""
         yield f"    booted {times}{forks}"

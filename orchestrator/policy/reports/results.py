@@ -113,6 +113,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "hint": kernel.hint,
         "evidence": kernel.evidence,
         "last_lines": list(kernel.last_lines),
+        "was_frozen": kernel.was_frozen,
         "boot_format": kernel.boot_format,
         "boot_note": kernel.boot_note,
         "boot_seconds": _seconds(kernel.boot_seconds),
