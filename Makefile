@@ -45,7 +45,7 @@ zoo: setup ## play faulty modules, and say which of their faults the lab finds a
 
 .PHONY: zoo-debug
 zoo-debug: ## the same on kernels with the kernel's own checks, which are built first
-	@$(MAKE) --no-print-directory zoo ARGS="--kernel debug $(ARGS)"
+	@$(MAKE) --no-print-directory zoo ARGS="--kernel debug -s 'debug/*' -s 'healthy/*' $(ARGS)"
 
 .PHONY: check
 check: setup host-for-tests ## all that needs no guest: style, types, layers, unit and contract tests

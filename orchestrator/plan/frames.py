@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_FRAMES = 500
 """How many frames of one report are kept: more than any trace of the kernel has."""
@@ -85,6 +85,10 @@ class Frame:
     """The innermost function first; each but the last was inlined into the one after it."""
     note: str = ""
     """Why ``code`` is empty, where it was looked for."""
+    aside: bool = False
+    """Whether it is where a lock was taken or preemption was switched off, before what the report
+    is about.
+    """
 
 
 _ADDRESS = re.compile(
@@ -109,7 +113,12 @@ def parse_frames(lines: Sequence[str]) -> tuple[Frame, ...]:
     register held at a fault or a trap. Offset 0 is a function that is named, not returned to.
     """
     found = [
-        Frame(_address(match), number, not line[: match.start()].endswith("? "))
+        Frame(
+            _address(match),
+            number,
+            not line[: match.start()].endswith("? "),
+            aside=_is_aside(lines, number),
+        )
         for number, line in enumerate(lines)
         for match in _ADDRESS.finditer(line)
     ][:MAX_FRAMES]
@@ -159,6 +168,16 @@ def find_bare_frames(lines: Sequence[str], loaded: Sequence[LoadedCode]) -> tupl
     return tuple(found[:MAX_FRAMES])
 
 
+# lockdep_print_held_locks(), and print_preempt_disable_ip(), whose address has a line of its own.
+_HELD_LOCK = re.compile(r"\s*#\d+: ")
+_PREEMPTION = re.compile(r"Preemption disabled at:$")
+
+
+def _is_aside(lines: Sequence[str], number: int) -> bool:
+    before = lines[number - 1] if number else ""
+    return bool(_HELD_LOCK.match(lines[number]) or _PREEMPTION.match(before))
+
+
 def _address(match: re.Match[str]) -> CodeAddress:
     return CodeAddress(
         match["symbol"], int(match["offset"], 16), int(match["size"], 16), match["module"] or ""
@@ -190,16 +209,23 @@ def _marked(frame: Frame, exact: frozenset[CodeAddress]) -> Frame:
     if address not in exact and address.offset:
         return frame
     known = CodeAddress(address.symbol, address.offset, address.size, address.module, exact=True)
-    return Frame(known, frame.line, frame.reliable)
+    return replace(frame, address=known)
 
 
 def find_culprit(frames: Iterable[Frame]) -> SourceLocation | None:
     """The first line of a module's own code in a report, None if none is known.
 
     Where that called what was inlined from the kernel's headers, it is the line of the call:
-    the header is hardly to blame. Frames that are not reliable do not count.
+    the header is hardly to blame. Frames that are not reliable do not count, and where a lock was
+    taken only if there is no other: a lock that is held too long has no trace of its own.
     """
+    reliable = [frame for frame in frames if frame.reliable]
     return next(
-        (location for frame in frames if frame.reliable for location in frame.code if location.own),
+        (
+            location
+            for frame in sorted(reliable, key=lambda frame: frame.aside)
+            for location in frame.code
+            if location.own
+        ),
         None,
     )

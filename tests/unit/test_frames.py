@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -143,8 +144,36 @@ def test_every_module_frame_in_the_recorded_logs_is_found() -> None:
     """Counted in another way: by what each ends with."""
     for path in DATA.glob("*.log"):
         for finding in find_findings(parse_log(path.read_bytes())):
-            ends = sum(line.count(" [splat]") for line in finding.lines if "+0x" in line)
+            ends = sum(len(_NAMED.findall(line)) for line in finding.lines)
             assert len(of_module(finding)) == ends, path.name
+
+
+_NAMED = re.compile(r"/0x[0-9a-f]+ \[\w+\]")
+
+
+@pytest.mark.parametrize(
+    ("log", "asides"),
+    [
+        # where the lock was taken, before the trace of where the kernel slept
+        ("mightsleep-6.1.log", 1),
+        ("null-6.1.log", 0),
+    ],
+)
+def test_where_a_lock_was_taken_is_aside(log: str, asides: int) -> None:
+    (finding,) = findings_in(log)
+    assert sum(frame.aside for frame in finding.frames if frame.address.module) == asides
+
+
+def located(line: int) -> SourceLocation:
+    return SourceLocation("f", "f.c", line, own=True)
+
+
+def test_what_is_aside_is_blamed_only_if_there_is_no_other() -> None:
+    address = CodeAddress("f", 1, 2, "m")
+    lock = Frame(address, 0, code=(located(3),), aside=True)
+    call = Frame(address, 1, code=(located(7),))
+    assert find_culprit((lock, call)) == located(7)
+    assert find_culprit((lock,)) == located(3)
 
 
 # --- forms -----------------------------------------------------------------------------------

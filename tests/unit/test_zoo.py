@@ -190,6 +190,14 @@ def test_what_is_healthy_must_pass(sources: Path, outcome: str, good: bool) -> N
     assert judged(sources, cell(outcome)).good is good
 
 
+def test_what_a_checking_kernel_makes_of_other_faults_is_not_judged(sources: Path) -> None:
+    ran = results(cell("failed"), release="6.1.192-lab-debug")
+    table = {"faulty/crash": Fault((Seen(("oops",)),))}
+    assert list(compare(ran, table, sources)) == []
+    table = {"faulty/crash": Fault(())}
+    assert [each.good for each in compare(ran, table, sources)] == [False]
+
+
 def test_the_first_that_fits_the_kernel_counts(sources: Path) -> None:
     one = cell(findings=[finding("gpf")])
     assert judged(sources, one, Seen(("bug",), kernels=">=6.2"), Seen(("gpf",))).good
