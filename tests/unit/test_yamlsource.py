@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -430,3 +431,55 @@ def test_any_text_gives_a_document_or_a_config_error(text: str) -> None:
 def test_any_bytes_give_a_document_or_a_config_error(data: bytes) -> None:
     found = outcome(data)
     assert isinstance(found, Document) or found.where is not None
+
+
+# --- the two parsers -------------------------------------------------------------------------
+
+REPOSITORY = Path(__file__).parents[2]
+FILES = sorted(
+    path
+    for folder in ("kmod", "images", "tests")
+    for path in (REPOSITORY / folder).rglob("*.yaml")
+    if "data" not in path.parts
+)
+
+
+def taken_by(loader: type[yaml.SafeLoader] | None, data: bytes) -> object:
+    """The document, or what was said of it, as this parser gives it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yamlsource, "FAST_LOADER", loader)
+        try:
+            return parse_yaml(data, F)
+        except ConfigError as error:
+            return error.render()
+
+
+needs_libyaml = pytest.mark.skipif(
+    yamlsource.FAST_LOADER is None, reason="PyYAML is built without libyaml here"
+)
+
+
+@needs_libyaml
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_both_parsers_give_the_same_of_our_files(path: Path) -> None:
+    data = path.read_bytes()
+    assert taken_by(yamlsource.FAST_LOADER, data) == taken_by(None, data)
+
+
+@needs_libyaml
+@given(
+    st.lists(
+        st.sampled_from(
+            (
+                *("a", "b: ", "- ", "\n", "  ", "[", "]", "{", "}", ", ", ": ", "'", '"', "#", "1"),
+                *("~", "|\n", ">-\n", "? ", "&x ", "*x", "!!str ", "---", "...", "%", "\\u00e9"),
+                "\u00e9",
+            )
+        ),
+        max_size=30,
+    )
+)
+@UNHURRIED
+def test_both_parsers_give_the_same_of_anything(parts: list[str]) -> None:
+    data = "".join(parts).encode()
+    assert taken_by(yamlsource.FAST_LOADER, data) == taken_by(None, data)
