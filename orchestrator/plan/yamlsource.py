@@ -108,10 +108,10 @@ def parse_yaml(data: bytes, path: Path) -> Document:
     text = _decode(data, path)
     _refuse_odd_characters(text, path)
     # libyaml reads ten times as fast. What it does not take, for whatever reason, is told in the
-    # words of PyYAML's own parser; and it has other places for what is between documents.
+    # words of PyYAML's own parser; and it has other places for what is nothing.
     with contextlib.suppress(yaml.YAMLError, ConfigError, ValueError, OverflowError):
         if FAST_LOADER is not None and not _MARKED.search(text):
-            return _Builder(path).build(_events(FAST_LOADER(text)))
+            return _Builder(path).build(_fast_events(FAST_LOADER(text)))
     loader = yaml.SafeLoader(text)
     try:
         return _Builder(path).build(_events(loader))
@@ -152,6 +152,13 @@ FAST_LOADER: type[yaml.SafeLoader] | None = getattr(yaml, "CSafeLoader", None)
 def _events(loader: yaml.SafeLoader) -> Iterator[yaml.Event]:
     while loader.check_event():
         yield loader.get_event()  # type: ignore[no-untyped-call]
+
+
+def _fast_events(loader: yaml.SafeLoader) -> Iterator[yaml.Event]:
+    for event in _events(loader):
+        if isinstance(event, yaml.ScalarEvent) and not (event.value or event.style):
+            raise ValueError("a value that is not there, and where it would be")
+        yield event
 
 
 def shown_path(path: Path) -> Path:
