@@ -79,8 +79,9 @@ LOOK_SECONDS = 2.0
 ASK_SECONDS = 5.0
 # A server of its own for a connection that the guest makes.
 CALL = (
-    f"setsid /lab/bin/busybox nc {' '.join(map(str, DIALLED))} "
-    "-e dropbear -i -s -j -k -r /lab/host_key </dev/null >/dev/null 2>&1 &"
+    "PATH=$PATH:/usr/sbin; "
+    f"/usr/local/bin/sysio --call {' '.join(map(str, DIALLED))} "
+    "dropbear -i -s -j -k -r /lab/host_key </dev/null >/dev/null 2>&1 &"
 )
 REST_SECONDS = 0.02
 RESCUE_LOOK = "ps; /lab/bin/busybox ip addr; /lab/bin/busybox netstat -ltn; df"

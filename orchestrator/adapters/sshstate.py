@@ -26,7 +26,8 @@ import paramiko
 from orchestrator.foundation.errors import ShellError
 
 CIPHER = "aes128-ctr"
-MAC = "hmac-sha2-256"
+# The second is for older dropbears, which are built without the first (Ubuntu 16.04 to 20.04).
+MACS = ("hmac-sha2-256", "hmac-sha1")
 BLOCK = 16
 
 
@@ -120,6 +121,7 @@ class SshState:
     out: Direction
     into: Direction
     session_id: bytes = field(repr=False)
+    mac: str
     remote_version: str
     channel: int
     remote_channel: int
@@ -133,7 +135,7 @@ def make_recorded(sock: socket.socket) -> paramiko.Transport:
     """A transport, not begun, whose connection can be captured later."""
     transport = _RecordingTransport(sock)
     options = transport.get_security_options()
-    options.ciphers, options.digests = (CIPHER,), (MAC,)
+    options.ciphers, options.digests = (CIPHER,), MACS
     return transport
 
 
@@ -149,6 +151,7 @@ def capture(transport: paramiko.Transport, channel: paramiko.Channel) -> SshStat
             out=_direction(transport.keys, "ACE", packetizer.out.bytes, packetizer.sent),
             into=_direction(transport.keys, "BDF", packetizer.into.bytes, packetizer.received),
             session_id=transport.session_id or b"",
+            mac=_same_mac(transport.local_mac, transport.remote_mac),
             remote_version=transport.remote_version,
             channel=channel.chanid,
             remote_channel=channel.remote_chanid,
@@ -160,6 +163,12 @@ def capture(transport: paramiko.Transport, channel: paramiko.Channel) -> SshStat
         )
     except (AttributeError, KeyError) as error:
         raise UnknownParamikoError(f"paramiko {paramiko.__version__}: {error}") from error
+
+
+def _same_mac(local: str | None, remote: str | None) -> str:
+    if local is None or local != remote:
+        raise UnknownParamikoError(f"two ways to authenticate: {local} and {remote}")
+    return local
 
 
 def _direction(keys: Mapping[str, bytes], letters: str, passed: int, packets: int) -> Direction:
@@ -192,7 +201,7 @@ class _ContinuedTransport(paramiko.Transport):
         self.session_id = state.session_id
         self.remote_version = state.remote_version
         self.local_cipher = self.remote_cipher = CIPHER
-        self.local_mac = self.remote_mac = MAC
+        self.local_mac = self.remote_mac = state.mac
         self.local_compression = self.remote_compression = "none"
         self.initial_kex_done = self.packetizer._initial_kex_done = True
         self.auth_handler = paramiko.auth_handler.AuthHandler(self)
@@ -200,7 +209,7 @@ class _ContinuedTransport(paramiko.Transport):
         self._continue(state)
 
     def _continue(self, state: SshState) -> None:
-        mac = self._mac_info[MAC]
+        mac = self._mac_info[state.mac]
         common = (mac["class"], mac["size"])
         for direction, put, operation in (
             (state.out, self.packetizer.set_outbound_cipher, self._ENCRYPT),
@@ -282,6 +291,7 @@ def from_json(value: dict[str, Any]) -> SshState:
         out=_direction_from(value["out"]),
         into=_direction_from(value["into"]),
         session_id=bytes.fromhex(value["session_id"]),
+        mac=str(value["mac"]),
         remote_version=str(value["remote_version"]),
         channel=int(value["channel"]),
         remote_channel=int(value["remote_channel"]),

@@ -21,7 +21,7 @@ from orchestrator.plan.leftovers import Names
 from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
 from orchestrator.policy.guest import FrozenGuest, GuestPlan
 
-FORMAT = 1
+FORMAT = 2
 CPUINFO = Path("/proc/cpuinfo")
 
 

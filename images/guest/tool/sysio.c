@@ -148,6 +148,11 @@
  * reads from stdin into the kernel's random numbers. Prints what is in FILE, and
  * the kernel's release.
  *
+ *	sysio --call ADDRESS PORT COMMAND [ARGUMENT...]
+ *
+ * Connects to a TCP port, and becomes the command, in a session of its own and
+ * with the connection as its stdin and stdout.
+ *
  *	sysio --names
  *	sysio --agent
  *
@@ -160,11 +165,13 @@
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <grp.h>
 #include <linux/random.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -176,6 +183,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -1823,6 +1831,33 @@ static int run_user(const char *number, char **command)
 	die_of(command[0]);
 }
 
+/* ---- a connection ------------------------------------------------------ */
+
+static int call(const char *address, const char *port, char **command)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	long long number;
+	int fd;
+
+	if (!parse_number(port, 10, &number) || number < 1 || number > 65535 ||
+	    inet_pton(AF_INET, address, &to.sin_addr) != 1)
+		die(EXIT_USAGE, "--call: no address of a port: %s %s", address,
+		    port);
+	to.sin_port = htons(number);
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (fd < 0)
+		die_of("socket");
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)))
+		die_of("connect");
+	setsid();
+	dup2(fd, STDIN_FILENO);
+	dup2(fd, STDOUT_FILENO);
+	if (fd > STDERR_FILENO)
+		close(fd);
+	execvp(command[0], command);
+	die_of(command[0]);
+}
+
 /* ---- going on ---------------------------------------------------------- */
 
 #define SEED_WORDS 16
@@ -1902,6 +1937,8 @@ int sysio(int argc, char **argv)
 		return wake(argv[2], argv[3]);
 	if (!strcmp(argv[1], "--user") && argc > 3)
 		return run_user(argv[2], argv + 3);
+	if (!strcmp(argv[1], "--call") && argc > 4)
+		return call(argv[2], argv[3], argv + 4);
 	if (!strcmp(argv[1], "--names") && argc == 2)
 		return list_names();
 	if (!strcmp(argv[1], "--agent") && argc == 2)
