@@ -9,14 +9,15 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache, default_cache_dir
 from orchestrator.adapters.sources import entry_types
-from orchestrator.foundation.errors import LabError
+from orchestrator.foundation.errors import EXIT_INTERRUPTED, LabError
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.paths import new_run_id
 from orchestrator.policy.runner import create_run_dir
@@ -70,39 +71,42 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def measure(arguments: argparse.Namespace, words: Sequence[str], folder: Path) -> Report:
-    """Take all that is asked for. Raises ``LabError`` or ``ValueError`` before the first one."""
+def measure(arguments: argparse.Namespace, words: Sequence[str], folder: Path) -> Iterator[Report]:
+    """Take all that is asked for; what there is, after each group of measurements.
+
+    Raises ``LabError`` or ``ValueError`` before the first one.
+    """
     lab = load_lab(ROOT / "lab.yaml", entry_types())
     cache = Cache(default_cache_dir())
     repeats = arguments.repeats or (QUICK if arguments.quick else FULL)
     wish = Wish(arguments.kernel, repeats, forks=arguments.forks, cold=arguments.cold)
     virtme_dir = cache.root.with_name(f"{cache.root.name}-bench") / "virtme-ng"
     others: list[float] = []
+    series: list[Series] = []
     started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+    commit = commit_of(ROOT)
     with contextlib.ExitStack() as stack:
         guests = stack.enter_context(Guests(lab, cache, wish.kernel, folder / "guests"))
         catalogue = Catalogue(lab, cache, folder, virtme_dir, wish, guests)
         stack.callback(catalogue.close)
         chosen = select(catalogue.groups(), arguments.only)
         host = describe_host(guests.ready.verdict)
-        series: list[Series] = []
         for group in chosen:
             usage = Usage()
             series += take_group(group, say)
             others.append(usage.others())
-        notes = _notes(catalogue, wish, guests)
-    return Report(
-        started=started,
-        seconds=time.monotonic() - clock,
-        commit=commit_of(ROOT),
-        host=host,
-        arguments=tuple(words),
-        series=tuple(series),
-        targets=tuple(each for each in TARGETS if _is_among(each.figure, series)),
-        beside=BESIDE,
-        others=tuple(others),
-        notes=notes,
-    )
+            yield Report(
+                started=started,
+                seconds=time.monotonic() - clock,
+                commit=commit,
+                host=host,
+                arguments=tuple(words),
+                series=tuple(series),
+                targets=tuple(each for each in TARGETS if _is_among(each.figure, series)),
+                beside=BESIDE,
+                others=tuple(others),
+                notes=_notes(catalogue, wish, guests),
+            )
 
 
 def _is_among(name: str, series: Sequence[Series]) -> bool:
@@ -141,13 +145,33 @@ def main(words: Sequence[str]) -> int:
     """Measure and write; the exit status: 0, 1 where a measurement failed, 2 for the arguments."""
     arguments = build_parser().parse_args(words)
     try:
-        return _main(arguments, words)
+        with _interruptible():
+            return _main(arguments, words)
     except LabError as error:
         say(f"bench: {error.render()}")
         return error.exit_status
     except ValueError as error:
         say(f"bench: {error}")
         return 2
+    except KeyboardInterrupt:
+        say("bench: interrupted; what was measured until then is written")
+        return EXIT_INTERRUPTED
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """What asks the bench to end has its guests ended first: virtme-ng's would stay."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(each, signal.signal(each, interrupt)) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
 
 
 def _main(arguments: argparse.Namespace, words: Sequence[str]) -> int:
@@ -155,8 +179,8 @@ def _main(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         report = from_json(json.loads(arguments.source.read_text()))
     else:
         folder = _folder(arguments)
-        report = measure(arguments, words, folder)
-        write(report, folder)
+        for report in measure(arguments, words, folder):
+            write(report, folder)
         say(f"written to {os.path.relpath(folder)}")
     print(render_table(report), end="")
     if arguments.document is not None:

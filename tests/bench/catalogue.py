@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.bench.virtme import Virtme, has_daemon, way_into
 
 RUN_SECONDS = 3600.0
 COLD_SECONDS = 4 * 3600.0
-BUILD_SCENARIO = "number-0"
+WARMING_SCENARIO = "helloworld/comes-and-goes-with-its-module"
 MATRICES = (1, 2, 4, 8)
 # What the matrices of 1 to 8 kernels play: a part, or the bench would take an hour.
 MATRIX_SCENARIOS = "helloworld"
@@ -89,14 +89,15 @@ class Catalogue:
         self._virtme_dir = virtme_dir
         self._wish = wish
         self._guests = guests
-        self._warm: set[tuple[str, ...]] = set()
+        self._warm: set[str] = set()
+        self._has_built = False
 
     def groups(self) -> tuple[tuple[Measurement, ...], ...]:
         """All measurements; those of one group take turns."""
         often = self._wish.repeats
         some = max(2, often // 3)
         few = max(1, often // 5)
-        guests = self._guests
+        guests, wished = self._guests, self._wish.kernel
         return (
             (
                 _one("python", "Python that does nothing", often, self._python),
@@ -109,9 +110,17 @@ class Catalogue:
                 _timed("cold", "cold boot to first command", some, guests.cold),
             ),
             (
-                _one("virtme", "virtme-ng to the answer of uname -r", some, self._virtme_ng),
-                _timed("virtme.fork", "fork, on virtme-ng's kernel", often, self._peer_fork),
-                _timed("virtme.cold", "cold boot, on virtme-ng's kernel", some, self._peer_cold),
+                Measurement(
+                    "memory",
+                    (
+                        Figure("memory.guest", "memory that the guest sees", "MB"),
+                        Figure("memory.pss", "one more guest, PSS", "MB"),
+                        Figure("memory.private", "one more guest, private", "MB"),
+                        Figure("memory.lost", "one more guest, lost to others", "MB"),
+                    ),
+                    some,
+                    self._memory,
+                ),
             ),
             (
                 Measurement(
@@ -138,27 +147,19 @@ class Catalogue:
                 ),
             ),
             (
-                Measurement(
-                    "memory",
-                    (
-                        Figure("memory.guest", "memory that the guest sees", "MB"),
-                        Figure("memory.pss", "one more guest, PSS", "MB"),
-                        Figure("memory.private", "one more guest, private", "MB"),
-                        Figure("memory.lost", "one more guest, lost to others", "MB"),
-                    ),
-                    some,
-                    self._memory,
-                ),
+                _one("virtme", "virtme-ng to the answer of uname -r", some, self._virtme_ng),
+                _timed("virtme.fork", "fork, on virtme-ng's kernel", often, self._peer_fork),
+                _timed("virtme.cold", "cold boot, on virtme-ng's kernel", some, self._peer_cold),
             ),
             (
                 Measurement(
                     "run",
                     (
-                        Figure("run.wall", f"lab run --kernel {self._wish.kernel}, warm"),
+                        Figure("run.wall", f"lab run --kernel {wished}, warm"),
                         Figure("run.cpu", "the same, processor time"),
                     ),
                     few,
-                    partial(self._lab_run, "run", "--kernel", self._wish.kernel),
+                    partial(self._lab_run, "run", [wished], *_kernel_words([wished])),
                 ),
                 Measurement(
                     "default",
@@ -167,7 +168,7 @@ class Catalogue:
                         Figure("default.cpu", "the same, processor time"),
                     ),
                     few,
-                    partial(self._lab_run, "default"),
+                    partial(self._lab_run, "default", self._default),
                 ),
             ),
             tuple(
@@ -213,8 +214,7 @@ class Catalogue:
         None where it can boot none of the default kernels.
         """
         daemon = has_daemon()
-        names = dict.fromkeys((self._wish.kernel, *self._lab.file.groups.get("quick", ())))
-        for name in names:
+        for name in self._default:
             guests = self._guests
             if name != self._wish.kernel:
                 folder = self._folder / "virtme"
@@ -268,6 +268,7 @@ class Catalogue:
     def _scenario(self) -> Mapping[str, float]:
         """What one more scenario costs: the slope between a run of few and one of many."""
         counts = (2, 12) if self._wish.repeats < 10 else (5, 45)
+        self._warm_up([self._wish.kernel])
         walls, processors = [], []
         for count in counts:
             path = runs.write_lab(
@@ -275,7 +276,6 @@ class Catalogue:
                 build="auto",
                 scenarios=count,
             )
-            self._warm_up("--lab", str(path), "--scenario", BUILD_SCENARIO)
             with runs.lab_run(self._folder, ("--lab", str(path)), seconds=RUN_SECONDS) as (took, _):
                 walls.append((count, took.wall))
                 processors.append((count, took.processor))
@@ -283,50 +283,63 @@ class Catalogue:
 
     def _build(self) -> Mapping[str, float]:
         """Each with a cache that has no modules, and then with what that build left there."""
-        seconds, built = {}, []
-        for name, place in (("host", "host"), ("cached", "host"), ("guest", "guest")):
-            path = runs.write_lab(
-                *(self._folder / "lab", self._lab, self._wish.kernel), build=place, scenarios=1
-            )
-            cache_dir = self._folder / "cache"
-            if name != "cached":
-                runs.write_cache(cache_dir, self._cache.root)
-            env = {"LAB_CACHE": str(cache_dir)}
-            words = ("--lab", str(path))
-            if name == "host":  # the root that boxes build in is unpacked once, for all kernels
-                self._warm_up(*words)
-            with runs.lab_run(self._folder, words, seconds=RUN_SECONDS, env=env) as (_, results):
-                (kernel,) = results["kernels"]
-                seconds[f"build.{name}"] = float(kernel["build_seconds"])
-                built.append({each["by"] for each in kernel["builds"]})
-        if built[0] != {"host"} or built[2] != {"guest"}:
-            raise ValueError(f"modules were built elsewhere than asked: {built}")
-        return {**seconds, "build.again": float(built[1] != {"cache"})}
+        if not self._has_built:  # what boxes build in is unpacked once, for all modules
+            self._warm_up([self._wish.kernel])
+            self._built_by("host", afresh=True)
+            self._has_built = True
+        seconds = {}
+        seconds["build.host"], by = self._built_by("host", afresh=True)
+        if by != {"host"}:
+            raise ValueError(f"it was to be built on the host, and was in: {', '.join(by)}")
+        seconds["build.cached"], by = self._built_by("host", afresh=False)
+        again = float(by != {"cache"})
+        seconds["build.guest"], by = self._built_by("guest", afresh=True)
+        if by != {"guest"}:
+            raise ValueError(f"it was to be built in the guest, and was in: {', '.join(by)}")
+        return {**seconds, "build.again": again}
+
+    def _built_by(self, place: str, *, afresh: bool) -> tuple[float, set[str]]:
+        """How long a run took to have the modules, and who built them."""
+        cache_dir = self._folder / "cache"
+        if afresh:
+            runs.write_cache(cache_dir, self._cache.root)
+        path = runs.write_lab(
+            *(self._folder / "lab", self._lab, self._wish.kernel), build=place, scenarios=1
+        )
+        env = {"LAB_CACHE": str(cache_dir)}
+        words = ("--lab", str(path))
+        with runs.lab_run(self._folder, words, seconds=RUN_SECONDS, env=env) as (_, results):
+            (kernel,) = results["kernels"]
+            return float(kernel["build_seconds"]), {each["by"] for each in kernel["builds"]}
 
     def _memory(self) -> Mapping[str, float]:
         guest = self._guests.plan.spec.memory_mib * (1 << 20) / 1e6
         return {**self._guests.memory(), "memory.guest": guest}
 
-    def _warm_up(self, *words: str) -> None:
-        """Run once what is to be measured with all in the cache, if it was not yet."""
-        if words not in self._warm:
+    def _warm_up(self, kernels: Iterable[str]) -> None:
+        """Have all of these kernels in the cache, and the modules built for them: what is warm."""
+        if cold := [name for name in kernels if name not in self._warm]:
+            words = (*_kernel_words(cold), "--scenario", WARMING_SCENARIO)
             with runs.lab_run(self._folder, words, seconds=COLD_SECONDS):
-                self._warm.add(words)
+                self._warm.update(cold)
 
-    def _lab_run(self, name: str, *words: str) -> Mapping[str, float]:
-        self._warm_up(*words, "--scenario", MATRIX_SCENARIOS)
+    def _lab_run(self, name: str, kernels: Sequence[str], *words: str) -> Mapping[str, float]:
+        self._warm_up(kernels)
         with runs.lab_run(self._folder, words, seconds=RUN_SECONDS) as (took, _):
             return {f"{name}.wall": took.wall, f"{name}.cpu": took.processor}
 
     def _matrix(self, count: int) -> Mapping[str, float]:
         """So many kernels at a time: the default ones first, then others of the lab."""
-        quick = self._lab.file.groups.get("quick", ())
-        names = list(dict.fromkeys((self._wish.kernel, *quick, *self._lab.file.kernels)))
-        words = tuple(word for name in names[:count] for word in ("--kernel", name))
-        words += ("--scenario", MATRIX_SCENARIOS)
-        self._warm_up(*words)
+        names = list(dict.fromkeys((*self._default, *self._lab.file.kernels)))[:count]
+        self._warm_up(names)
+        words = (*_kernel_words(names), "--scenario", MATRIX_SCENARIOS)
         with runs.lab_run(self._folder, words, seconds=RUN_SECONDS) as (took, _):
             return {f"matrix-{count}": took.wall}
+
+    @property
+    def _default(self) -> tuple[str, ...]:
+        """The kernels that are measured with, that of the wish first."""
+        return tuple(dict.fromkeys((self._wish.kernel, *self._lab.file.groups.get("quick", ()))))
 
     def _matrix_cold(self) -> Mapping[str, float]:
         if not self._wish.cold:
@@ -343,6 +356,10 @@ class Catalogue:
         if not self._wish.forks:
             raise NotMeasurableError("not asked for: --forks 2000 takes half an hour")
         return self._guests.endure(self._wish.forks)
+
+
+def _kernel_words(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word for name in names for word in ("--kernel", name))
 
 
 def _one(

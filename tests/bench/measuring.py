@@ -49,8 +49,11 @@ class _Taking:
             if set(values) != wanted:
                 raise AssertionError(f"it gave {sorted(values)} instead of {sorted(wanted)}")
         except NotMeasurableError as error:
-            self.absent = _line(str(error))
-            return f"not measured: {self.absent}"
+            if not self.samples:
+                self.absent = _line(str(error))
+                return f"not measured: {self.absent}"
+            self.failures.append(f"round {number + 1}: {_line(str(error))}")
+            return f"FAILED: {self.failures[-1]}"
         except (LabError, OSError, ValueError, AssertionError) as error:
             self.failures.append(f"round {number + 1}: {describe(error)}")
             return f"FAILED: {self.failures[-1]}"
