@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache, default_cache_dir
@@ -24,7 +24,7 @@ from orchestrator.policy.runner import create_run_dir
 from tests.bench.catalogue import BESIDE, TARGETS, Catalogue, Wish, select
 from tests.bench.guests import Guests
 from tests.bench.host import Usage, commit_of, describe_host
-from tests.bench.measuring import take_group
+from tests.bench.measuring import Measurement, take_group
 from tests.bench.rendering import put_between_marks, render_markdown, render_svg, render_table
 from tests.bench.runs import ROOT
 from tests.bench.values import Report, Series, from_json, to_json
@@ -91,7 +91,7 @@ def measure(arguments: argparse.Namespace, words: Sequence[str], folder: Path) -
         stack.callback(catalogue.close)
         chosen = select(catalogue.groups(), arguments.only)
         host = describe_host(guests.ready.verdict)
-        for group in chosen:
+        for number, group in enumerate(chosen, 1):
             usage = Usage()
             series += take_group(group, say)
             others.append(usage.others())
@@ -101,12 +101,20 @@ def measure(arguments: argparse.Namespace, words: Sequence[str], folder: Path) -
                 commit=commit,
                 host=host,
                 arguments=tuple(words),
-                series=tuple(series),
+                series=(*series, *_to_come(chosen[number:])),
                 targets=tuple(each for each in TARGETS if _is_among(each.figure, series)),
                 beside=BESIDE,
                 others=tuple(others),
                 notes=_notes(catalogue, wish, guests),
             )
+
+
+def _to_come(groups: Iterable[Iterable[Measurement]]) -> Iterator[Series]:
+    """What stands for measurements if the bench ends before them."""
+    for group in groups:
+        for each in group:
+            for figure in each.figures:
+                yield Series(figure, absent="the bench was ended before")
 
 
 def _is_among(name: str, series: Sequence[Series]) -> bool:

@@ -62,7 +62,7 @@ TARGETS = (
     Target("forks.failed", 0),
     Target("forks.memory", 5),
     Target("forks.files", 0),
-    Target("forks.disk", 0),
+    Target("forks.disk", 1),
 )
 
 
@@ -246,8 +246,7 @@ class Catalogue:
 
     @cached_property
     def _virtme(self) -> Virtme:
-        ready = self._have_peer().ready
-        return Virtme(self._virtme_dir, self._cache, ready.kernel, ready.verdict.accelerator)
+        return Virtme(self._virtme_dir, self._cache, self._have_peer().ready)
 
     def virtme_version(self) -> str:
         """What virtme-ng calls itself; empty where it was not run."""

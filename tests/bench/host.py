@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.adapters.accelerator import Verdict, qemu_version
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import HostError
 from tests.bench.values import Host
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -54,7 +55,10 @@ def _lines(path: str) -> list[str]:
 def commit_of(root: Path) -> str:
     """The commit that is checked out, with ``-dirty`` where files differ; words where none is."""
     argv = ("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-    done = process.run(argv, deadline=Deadline.after(20, "git describe"))
+    try:
+        done = process.run(argv, deadline=Deadline.after(20, "git describe"))
+    except HostError:
+        return "unknown"
     return done.stdout.decode(errors="replace").strip() or "unknown"
 
 

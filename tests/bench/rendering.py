@@ -46,9 +46,9 @@ def _beside(report: Report, name: str) -> str:
 def _target(judged: Judged, unit: str) -> str:
     target = judged.target
     if target.of:
-        wanted, found = f"<= {ratio(target.at_most)} of {target.of}", ratio(judged.value)
+        wanted, found = f"<= 1/{1 / target.at_most:.3g} of {target.of}", ratio(judged.value)
     else:
-        wanted, found = f"<= {number(target.at_most)} {unit}".rstrip(), ""
+        wanted, found = f"<= {target.at_most:g} {unit}".rstrip(), ""
     how = {True: "met", False: "MISSED", None: "not known"}[judged.met]
     return f"{wanted}: {how}" + (f" ({found})" if found and judged.value is not None else "")
 

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.adapters.cache import Cache
-from orchestrator.adapters.kernels import Kernel
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError
-from orchestrator.plan.qemu import Accelerator
+from orchestrator.policy.worker import Ready
 from tests.bench.measuring import NotMeasurableError
 
 OLDEST = (1, 42)
@@ -69,12 +68,13 @@ def has_daemon() -> bool:
 class Virtme:
     """virtme-ng with one kernel."""
 
-    def __init__(self, folder: Path, cache: Cache, kernel: Kernel, accelerator: Accelerator):
+    def __init__(self, folder: Path, cache: Cache, ready: Ready) -> None:
         """``folder`` is kept, and used again; the cache's lock guards it."""
         self._folder = folder
         self._cache = cache
-        self._kernel = kernel
-        self._accelerator = accelerator
+        self._kernel = ready.kernel
+        self._busybox_path = ready.image.busybox_path
+        self._accelerator = ready.verdict.accelerator
         self._argv: tuple[str, ...] = ()
 
     def answer(self) -> Mapping[str, float]:
@@ -133,8 +133,6 @@ class Virtme:
             raise NotMeasurableError(
                 f"{self._kernel.release} has no 9p, and there is no virtiofsd (the one in Rust)"
             )
-        if (busybox := shutil.which("busybox")) is None:
-            raise NotMeasurableError("virtme-ng needs a busybox on the machine (busybox-static)")
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._cache.lock("bench-virtme"):
             self._install()
@@ -142,7 +140,7 @@ class Virtme:
         return (
             *(str(self._venv / "bin/vng"), "--verbose", "--append", "quiet"),
             *("--append", "loglevel=1", "--run", str(kernel_path), "--cwd", "/"),
-            *("--busybox", busybox),
+            *("--busybox", str(self._busybox_path)),  # a static one; not every machine has it
             *(("--disable-kvm",) if self._accelerator == "tcg" else ()),
             *(("--force-9p",) if way == "9p" else ()),
             *("--", "uname", "-r"),

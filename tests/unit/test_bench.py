@@ -171,8 +171,15 @@ def test_the_table_tells_median_spread_ratio_and_target() -> None:
     line = next(line for line in render_table(found).splitlines() if line.startswith("fork"))
     assert re.split(r" {2,}", line) == [
         *("fork", "the fork", "0.400 s", "0.200..0.900", "3", "4.00x of bare"),
-        "<= 0.500 s: met",
+        "<= 0.5 s: met",
     ]
+
+
+def test_a_target_that_is_a_part_of_another_tells_the_ratio() -> None:
+    found = report(
+        series("fork", 1.0), series("virtme", 10.0), targets=(Target("fork", 1 / 20, of="virtme"),)
+    )
+    assert "<= 1/20 of virtme: MISSED (1/10.0)" in render_table(found)
 
 
 def test_nothing_that_is_lacking_goes_untold() -> None:
