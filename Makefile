@@ -3,7 +3,7 @@
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo y),$(p))))
 VENV := .venv
 BIN := $(VENV)/bin
-# Options for `lab run` and pytest: make run ARGS='--kernel 6.1'
+# Options for `lab run`, pytest and the bench: make run ARGS='--kernel 6.1'
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -46,6 +46,10 @@ zoo: setup ## play faulty modules, and say which of their faults the lab finds a
 .PHONY: zoo-debug
 zoo-debug: ## the same on kernels with the kernel's own checks, which are built first
 	@$(MAKE) --no-print-directory zoo ARGS="--kernel debug -s 'debug/*' -s 'healthy/*' $(ARGS)"
+
+.PHONY: bench
+bench: setup ## measure the lab, beside virtme-ng (ARGS=--quick: a few minutes; --help says more)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: check
 check: setup host-for-tests ## all that needs no guest: style, types, layers, unit and contract tests

@@ -215,19 +215,25 @@ class Machine:
         answers there shows when it is used. Raises like ``wait_for_boot``, and ``MachineError``
         where QEMU cannot restore it.
         """
-        assert self._state is not None, "it was not made by start_fork"
         assert self._origin is not None, "it was not made by start_fork"
+        self.thaw(deadline)
+        if self._origin.ssh is None:
+            self._connect(deadline, user_key, host_key)
+            return None
+        self._shell, stream = resume_shell(self._line, self._origin.ssh)
+        return stream
+
+    def thaw(self, deadline: Deadline) -> None:
+        """Block until QEMU says that a guest that ``start_fork`` made goes on; nothing is asked
+        of the guest. Raises ``LaunchError``, ``MachineError`` where QEMU cannot restore it.
+        """
+        assert self._state is not None, "it was not made by start_fork"
         self.greet()
         try:
             self._qmp.thaw(self._state, deadline)
         except MachineError:
             self._check_soon()
             raise
-        if self._origin.ssh is None:
-            self._connect(deadline, user_key, host_key)
-            return None
-        self._shell, stream = resume_shell(self._line, self._origin.ssh)
-        return stream
 
     def have_it_call(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         """Have a guest that is up connect to the lab, and talk to it over that connection alone.
