@@ -21,7 +21,7 @@ from orchestrator.plan.outcome import CellResult, KernelResult, RunResult
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.version import KernelVersion
-from orchestrator.policy.capacity import Slots
+from orchestrator.policy.capacity import Slots, default_guests
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import write_reports
 from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
@@ -106,7 +106,7 @@ class Run:
         self._listener = listener
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._keep = keep
-        self._slots = Slots(plan.jobs)
+        self._slots = Slots(plan.jobs, default_guests(plan.jobs, plan.lab.file.guest))
         self._today = utc_today()
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

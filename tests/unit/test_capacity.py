@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.plan.model import GuestSettings
 from orchestrator.policy import capacity
-from orchestrator.policy.capacity import available_mib, default_jobs
+from orchestrator.policy.capacity import available_mib, default_guests, default_jobs
 
 MIB = 1 << 20
 
@@ -76,3 +76,22 @@ def test_jobs(
 
 def test_this_machine_has_memory() -> None:
     assert available_mib() > 0
+
+
+@pytest.mark.parametrize(
+    ("available", "jobs", "guests"),
+    [
+        (100_000, 2, 20),
+        (100_000, 16, 160),
+        # 512 for the host, twice 512 and 256 for the guests at work, 128 for each other one
+        (512 + 2 * 768 + 5 * 128, 2, 2 + 5),
+        (2000, 2, 2),
+        (100, 1, 1),
+    ],
+)
+def test_as_many_guests_are_watched_as_there_is_memory_for(
+    host: Path, available: int, jobs: int, guests: int
+) -> None:
+    limit(host, str(available * MIB), "0")
+    (host / "meminfo").write_text("MemAvailable: 999999999 kB\n")
+    assert default_guests(jobs, GuestSettings(memory_mib=512)) == guests
