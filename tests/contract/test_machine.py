@@ -359,6 +359,17 @@ def test_a_boot_that_hangs_is_told_with_its_last_line(bench: Bench) -> None:
     assert caught.value.evidence == bench.folder / "console.log"
 
 
+def test_a_kernel_that_stands_still_is_told_before_the_deadline(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "STILL_SECONDS", 0.5)
+    orders = (("replay", str(bench.root / "healthy-6.1.log")), ("say", "stuck here"), ("greet",))
+    said = r"the kernel has said nothing for \d+ s; last console line: 'stuck here'"
+    with pytest.raises(BootError, match=said):
+        bench.boot(*orders, seconds=6, after="stuck here")
+
+
 def test_a_guest_that_never_speaks_is_told(bench: Bench) -> None:
     with pytest.raises(BootError, match="the console is empty"):
         bench.boot(("greet",), seconds=0.3)
