@@ -18,7 +18,6 @@ from orchestrator.foundation.errors import (
     CommandTimeoutError,
     ConnectionLostError,
     MachineError,
-    RunInterruptedError,
 )
 from orchestrator.plan.klog import Marker
 from orchestrator.plan.outcome import CommandResult
@@ -103,8 +102,6 @@ class Agent:
         except ConnectionLostError as error:
             self.close()
             raise ConnectionLostError(f"{error.message} while this ran: {order.shown}") from error
-        except RunInterruptedError:
-            raise
         except MachineError as error:
             self.close()
             raise MachineError(f"{error.message}: {order.shown}") from error

@@ -177,7 +177,7 @@ def _direction(keys: Mapping[str, bytes], letters: str, passed: int, packets: in
     return Direction(key, counter.to_bytes(BLOCK, "big"), mac_key, packets)
 
 
-class _ContinuedPacketizer(_RecordingPacketizer):
+class _ContinuedPacketizer(paramiko.Packetizer):
     """Says no greeting: that was said when the connection was made."""
 
     _greeted = False

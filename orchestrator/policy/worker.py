@@ -380,7 +380,7 @@ class Worker:
         self._tell_of_forks(f"{said}: another was booted")
         return None
 
-    def _in_question(self, todo: list[Cell]) -> list[Cell]:
+    def _in_question(self, todo: Sequence[Cell]) -> list[Cell]:
         """Those of the cells that have no result yet."""
         judged = {result.scenario for result in self._results}
         return [cell for cell in todo if cell.scenario.name not in judged]
@@ -643,10 +643,8 @@ class Worker:
 
     def _give_up(self, outcome: Outcome, reason: str) -> None:
         """Give every cell that has no result yet this one."""
-        judged = {result.scenario for result in self._results}
-        for cell in self._plan.cells:
-            if cell.scenario.name not in judged:
-                self._done(self._plain(cell, outcome, reason))
+        for cell in self._in_question(self._plan.cells):
+            self._done(self._plain(cell, outcome, reason))
 
     def _in_order(self) -> tuple[CellResult, ...]:
         """The results, in the order of the plan."""
