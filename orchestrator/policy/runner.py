@@ -22,11 +22,15 @@ from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.capacity import Slots, default_guests
+from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
-from orchestrator.policy.reports import write_reports
+from orchestrator.policy.reports import append_judged, write_reports
 from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
 
 POLL_SECONDS = 0.2
+# All reports are written anew each time, which costs more the more there is in them: the next is
+# not begun before so many times as long has passed. `judged.jsonl` has each cell at once.
+REPORT_PAUSE = 20
 
 
 class _Stop:
@@ -107,11 +111,14 @@ class Run:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._keep = keep
         self._slots = Slots(plan.jobs, default_guests(plan.jobs, plan.lab.file.guest))
+        self._durations = Durations(cache, plan.lab.file.lab)
         self._today = utc_today()
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._kernels: dict[str, KernelResult] = {}
         self._cells: dict[str, list[CellResult]] = {}
+        self._unreported = False
+        self._next_report = 0.0
 
     def play(self, stop: threading.Event) -> RunResult:
         """Play the plan; blocks until it is done, or until ``stop`` is set and all is ended.
@@ -134,11 +141,21 @@ class Run:
         unfinished = any(cell.reason == INTERRUPTED for kernel in results for cell in kernel.cells)
         result = self._result(workers, qemu, interrupted=stop.is_set() and unfinished)
         self._report(result)
+        self._durations.remember(result.cells)
         return result
 
     def _report(self, result: RunResult) -> None:
-        try:
+        started = time.monotonic()
+        with self._writing():
             write_reports(result, self._run_dir.root)
+        ended = time.monotonic()
+        self._next_report = ended + REPORT_PAUSE * (ended - started)
+        self._unreported = False
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise disk_error(error, self._run_dir.root, RESULTS_ELSEWHERE) from error
 
@@ -150,6 +167,7 @@ class Run:
             self._run_dir,
             self._post,
             self._slots,
+            durations=self._durations,
             keep=self._keep,
             today=self._today,
         )
@@ -168,7 +186,8 @@ class Run:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            if self._take_events():
+            self._take_events()
+            if self._unreported and time.monotonic() >= self._next_report:
                 self._report(self._result(workers, qemu, interrupted=True))
             for future in done:
                 future.result()  # a defect of ours in a worker must not pass unseen
@@ -176,19 +195,19 @@ class Run:
                 process.stop_all()
         self._take_events()
 
-    def _take_events(self) -> bool:
-        """Hand on what the workers told; whether a cell was judged."""
-        judged = False
+    def _take_events(self) -> None:
+        """Hand on what the workers told."""
         with contextlib.suppress(queue.Empty):
             while True:
                 event = self._events.get_nowait()
                 if isinstance(event, CellDone):
-                    judged = True
+                    self._unreported = True
+                    with self._writing():
+                        append_judged(event.cell, self._run_dir.root)
                     self._cells.setdefault(event.cell.kernel, []).append(event.cell)
                 elif isinstance(event, KernelDone):
                     self._kernels[event.kernel.name] = event.kernel
                 self._listener(event)
-        return judged
 
     def _result(self, workers: list[Worker], qemu: str, *, interrupted: bool) -> RunResult:
         verdict = next((worker.verdict for worker in workers if worker.verdict), None)

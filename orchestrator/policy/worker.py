@@ -37,6 +37,7 @@ from orchestrator.plan.qemu import GuestSpec
 from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.capacity import Slots
+from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.forks import ForkOrder, Forks
 from orchestrator.policy.frozen import frozen_key, keep_frozen, take_frozen
@@ -183,14 +184,17 @@ class Worker:
         listener: Listener,
         slots: Slots,
         *,
+        durations: Durations | None = None,
         keep: threading.Event | None = None,
         today: datetime.date | None = None,
     ) -> None:
         """``keep`` holds the last guest after the last scenario, until it is set; ``today``, now
-        in UTC if absent, says which entries of ``allow`` have expired.
+        in UTC if absent, says which entries of ``allow`` have expired; ``durations`` lets the
+        longest cells begin first.
         """
         self._keep = keep
         self._slots = slots
+        self._durations = durations
         self._lock = threading.Lock()
         self._allow = allowances(lab.file.allow, today or utc_today())
         self._lab = lab
@@ -437,11 +441,17 @@ class Worker:
         hold = None if self._keep is None else partial(self._hold, keep=self._keep)
         forks = Forks(order, self._slots, self._listener, self._done, hold)
         try:
-            todo = forks.play(todo) if todo else []
+            left = forks.play(self._order_of_play(todo)) if todo else []
         finally:
             self._forks += forks.count
             self._tell_of_forks(forks.note or frozen.note)
-        return forks.failure, todo
+        return forks.failure, [cell for cell in todo if cell in left]
+
+    def _order_of_play(self, todo: list[Cell]) -> list[Cell]:
+        """Longest first; but the guest that is kept is the one of the lab's last scenario."""
+        if self._durations is None or self._keep is not None:
+            return todo
+        return self._durations.longest_first(self._plan.name, todo)
 
     def _share_guests(self, error: LabError) -> None:
         self._tell_of_forks(f"scenarios share guests: {error.message}")

@@ -46,6 +46,8 @@ from orchestrator.plan.outcome import (
 from orchestrator.plan.stacks import Stack, explain_stacks
 from orchestrator.plan.visible import clip, visible, visible_lines
 from orchestrator.policy.reports import (
+    JUDGED_FILE,
+    append_judged,
     render_junit,
     render_report,
     render_results,
@@ -946,3 +948,17 @@ def test_the_last_of_a_console_is_shown() -> None:
         assert "    | one line\n    | Kernel panic\n" in text
     raw = json.loads(render_results(run(gone)))
     assert raw["kernels"][0]["last_lines"] == ["one line", "Kernel panic"]
+
+
+def test_a_judged_cell_is_a_line_at_once(tmp_path: Path) -> None:
+    cells = [
+        cell(Outcome.PASSED),
+        replace(cell(Outcome.FAILED, "greeting/write"), reason=HOSTILE + "\n"),
+    ]
+    for judged in cells:
+        append_judged(judged, tmp_path)
+    lines = (tmp_path / JUDGED_FILE).read_bytes().decode("ascii").splitlines()
+    assert [json.loads(line)["reason"] for line in lines] == ["", HOSTILE + "\n"]
+    whole = json.loads(render_results(run(KernelResult("k1", None, cells=tuple(cells)))))
+    in_results = whole["kernels"][0]["cells"]
+    assert [json.loads(line) for line in lines] == [{"kernel": "k1", **one} for one in in_results]

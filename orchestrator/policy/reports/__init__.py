@@ -9,20 +9,23 @@ import os
 import tempfile
 from pathlib import Path
 
-from orchestrator.plan.outcome import RunResult
+from orchestrator.plan.outcome import CellResult, RunResult
 from orchestrator.policy.reports.details import render_report
 from orchestrator.policy.reports.junit import render_junit
-from orchestrator.policy.reports.results import render_results
+from orchestrator.policy.reports.results import render_judged, render_results
 from orchestrator.policy.reports.summary import render_summary
 
 RESULTS_FILE = "results.json"
 JUNIT_FILE = "junit.xml"
 REPORT_FILE = "report.txt"
+JUDGED_FILE = "judged.jsonl"
 
 __all__ = [
+    "JUDGED_FILE",
     "JUNIT_FILE",
     "REPORT_FILE",
     "RESULTS_FILE",
+    "append_judged",
     "render_junit",
     "render_report",
     "render_results",
@@ -41,6 +44,15 @@ def write_reports(result: RunResult, run_dir: Path) -> tuple[Path, ...]:
     for name, text in texts.items():
         _write_whole(run_dir / name, text)
     return tuple(run_dir / name for name in texts)
+
+
+def append_judged(cell: CellResult, run_dir: Path) -> None:
+    """Put a judged cell on disk at once, at the cost of a line, however many there are already.
+
+    A run that is killed leaves what it has judged here, when the reports are some cells behind.
+    """
+    with open(run_dir / JUDGED_FILE, "a", encoding="utf-8", newline="\n") as file:
+        file.write(render_judged(cell))
 
 
 def _write_whole(path: Path, text: str) -> None:

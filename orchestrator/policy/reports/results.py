@@ -44,6 +44,11 @@ def render_results(result: RunResult) -> str:
     return json.dumps(_run(result), indent=2) + "\n"
 
 
+def render_judged(cell: CellResult) -> str:
+    """A line of ``judged.jsonl``: the cell as it is in ``results.json``, with its kernel's name."""
+    return json.dumps({"kernel": cell.kernel, **_cell(cell)}) + "\n"
+
+
 def _run(result: RunResult) -> dict[str, Any]:
     verdict = judge_result(result)
     return {
