@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line's entry; the process's exit status."""
+    # pydantic looks for plugins among all installed packages, which takes as long as reading a lab;
+    # and what a lab means must not depend on what else is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     parser = build_parser()
     arguments = parser.parse_args(argv)
     command: Callable[[argparse.Namespace], int] | None = getattr(arguments, "command", None)
