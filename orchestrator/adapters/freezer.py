@@ -91,6 +91,14 @@ class Freezer:
             self._cache.replace(KIND, key, make)
             self._make_room()
 
+    def has(self, key: str) -> bool:
+        """Whether there is such a guest."""
+        return bool(self._room) and self._cache.find(KIND, key) is not None
+
+    def has_alike(self, bare: str) -> bool:
+        """Whether there is a guest that differs from one in its modules alone."""
+        return bool(self._room) and any(folder.name.startswith(bare) for folder in self._folders())
+
     def console_of(self, key: str) -> Path | None:
         """The log that went with a guest."""
         folder = self._cache.find(KIND, key)

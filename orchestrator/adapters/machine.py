@@ -265,7 +265,7 @@ class Machine:
             self._qmp.freeze(state, deadline)
             os.lseek(state, 0, os.SEEK_SET)
             with os.fdopen(os.dup(state), "rb") as file:
-                frozen = replace(self._origin, state=file.read())
+                frozen = replace(self._origin, state=file.read(), ssh=None)
         if stream is None:
             return frozen
         self._wait_for_rest(deadline)
@@ -531,16 +531,18 @@ def start_machine(
 
 
 @contextlib.contextmanager
-def start_fork(frozen: Frozen, folder: Path) -> Iterator[Machine]:
+def start_fork(frozen: Frozen, folder: Path, *, private: bool = True) -> Iterator[Machine]:
     """Start a guest that will go on where another was frozen; gone when the context ends.
 
     ``Machine.wait_for_thaw`` makes it go on. It shares the memory with all others until it
-    writes there, and nothing that it does reaches them. Raises like ``start_machine``.
+    writes there, and nothing that it does reaches them. One that is not ``private`` writes to the
+    file, which must not be sealed and has no other guest: it can be frozen again. Raises like
+    ``start_machine``.
     """
     with contextlib.ExitStack() as stack:
         fds, ends = _open_all(stack, frozen.files, frozen.initrd)
         state = stack.enter_context(_memory_file("state", frozen.state))
-        fds = replace(fds, memory=Memory(frozen.memory, state))
+        fds = replace(fds, memory=Memory(frozen.memory, state, private))
         spec, nonce = frozen.spec, frozen.nonce
         yield _launch(stack, spec, nonce, folder, fds, ends, origin=frozen, state=state)
 

@@ -17,8 +17,7 @@ from __future__ import annotations
 # The types of paramiko know only what is public.
 # mypy: disable-error-code="attr-defined,misc,name-defined"
 import socket
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import paramiko
@@ -37,6 +36,45 @@ class UnknownParamikoError(ShellError):
 
 class _Engine(Protocol):
     def update(self, data: bytes, /) -> bytes: ...
+
+
+class _NoCipher:
+    def update(self, data: bytes) -> bytes:
+        return data
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One of the two ways of a connection: the keys, and how far it has come."""
+
+    key: bytes = field(repr=False)
+    iv: bytes = field(repr=False)
+    """For the block that comes next."""
+    mac_key: bytes = field(repr=False)
+    packets: int
+
+    def advanced(self, passed: int, packets: int) -> Direction:
+        """It after so many bytes and packets more."""
+        counter = (int.from_bytes(self.iv, "big") + passed // BLOCK) % (1 << 8 * BLOCK)
+        packets = (self.packets + packets) % (1 << 32)
+        return replace(self, iv=counter.to_bytes(BLOCK, "big"), packets=packets)
+
+
+@dataclass(frozen=True)
+class SshState:
+    """A connection that stands still, with one channel open."""
+
+    out: Direction
+    into: Direction
+    session_id: bytes = field(repr=False)
+    mac: str
+    remote_version: str
+    channel: int
+    remote_channel: int
+    windows: tuple[int, int, int, int]
+    """What may still be sent and how much at a time, then the same of what may come."""
+    taken: int
+    """Bytes that came since the server was last told that they were taken."""
 
 
 class _Counted:
@@ -85,6 +123,17 @@ class _RecordingPacketizer(paramiko.Packetizer):
         return message
 
 
+def _advanced(
+    packetizer: paramiko.Packetizer, out: Direction, into: Direction
+) -> tuple[Direction, Direction]:
+    """Both ways as they are now, from what they were when they got their ciphers."""
+    assert isinstance(packetizer, _RecordingPacketizer)
+    return (
+        out.advanced(packetizer.out.bytes, packetizer.sent),
+        into.advanced(packetizer.into.bytes, packetizer.received),
+    )
+
+
 class _RecordingTransport(paramiko.Transport):
     """One that keeps its keys: those of RFC 4253, 7.2, by their letters."""
 
@@ -97,38 +146,21 @@ class _RecordingTransport(paramiko.Transport):
         self.keys[letter] = key
         return key
 
+    @property
+    def mac(self) -> str:
+        """How both ways are authenticated. Raises ``UnknownParamikoError``."""
+        if self.local_mac is None or self.local_mac != self.remote_mac:
+            ways = f"{self.local_mac} and {self.remote_mac}"
+            raise UnknownParamikoError(f"two ways to authenticate: {ways}")
+        return str(self.local_mac)
 
-class _NoCipher:
-    def update(self, data: bytes) -> bytes:
-        return data
-
-
-@dataclass(frozen=True)
-class Direction:
-    """One of the two ways of a connection: the keys, and how far it has come."""
-
-    key: bytes = field(repr=False)
-    iv: bytes = field(repr=False)
-    """For the block that comes next."""
-    mac_key: bytes = field(repr=False)
-    packets: int
-
-
-@dataclass(frozen=True)
-class SshState:
-    """A connection that stands still, with one channel open."""
-
-    out: Direction
-    into: Direction
-    session_id: bytes = field(repr=False)
-    mac: str
-    remote_version: str
-    channel: int
-    remote_channel: int
-    windows: tuple[int, int, int, int]
-    """What may still be sent and how much at a time, then the same of what may come."""
-    taken: int
-    """Bytes that came since the server was last told that they were taken."""
+    def directions(self) -> tuple[Direction, Direction]:
+        """How it goes out and in. Raises ``KeyError`` where keys are made in another way."""
+        out, into = (
+            Direction(key=self.keys[key], iv=self.keys[iv], mac_key=self.keys[mac], packets=0)
+            for iv, key, mac in ("ACE", "BDF")
+        )
+        return _advanced(self.packetizer, out, into)
 
 
 def make_recorded(sock: socket.socket) -> paramiko.Transport:
@@ -142,16 +174,16 @@ def make_recorded(sock: socket.socket) -> paramiko.Transport:
 def capture(transport: paramiko.Transport, channel: paramiko.Channel) -> SshState:
     """What the connection is now, while nothing is under way on it.
 
-    ``make_recorded`` made it. Raises ``UnknownParamikoError``.
+    ``make_recorded`` made it, or ``resume``. Raises ``UnknownParamikoError``.
     """
-    assert isinstance(transport, _RecordingTransport)
-    packetizer = transport.packetizer
+    assert isinstance(transport, _RecordingTransport | _ContinuedTransport)
     try:
+        out, into = transport.directions()
         return SshState(
-            out=_direction(transport.keys, "ACE", packetizer.out.bytes, packetizer.sent),
-            into=_direction(transport.keys, "BDF", packetizer.into.bytes, packetizer.received),
+            out=out,
+            into=into,
             session_id=transport.session_id or b"",
-            mac=_same_mac(transport.local_mac, transport.remote_mac),
+            mac=transport.mac,
             remote_version=transport.remote_version,
             channel=channel.chanid,
             remote_channel=channel.remote_chanid,
@@ -165,19 +197,7 @@ def capture(transport: paramiko.Transport, channel: paramiko.Channel) -> SshStat
         raise UnknownParamikoError(f"paramiko {paramiko.__version__}: {error}") from error
 
 
-def _same_mac(local: str | None, remote: str | None) -> str:
-    if local is None or local != remote:
-        raise UnknownParamikoError(f"two ways to authenticate: {local} and {remote}")
-    return local
-
-
-def _direction(keys: Mapping[str, bytes], letters: str, passed: int, packets: int) -> Direction:
-    iv, key, mac_key = (keys[letter] for letter in letters)
-    counter = (int.from_bytes(iv, "big") + passed // BLOCK) % (1 << 8 * BLOCK)
-    return Direction(key, counter.to_bytes(BLOCK, "big"), mac_key, packets)
-
-
-class _ContinuedPacketizer(paramiko.Packetizer):
+class _ContinuedPacketizer(_RecordingPacketizer):
     """Says no greeting: that was said when the connection was made."""
 
     _greeted = False
@@ -198,6 +218,7 @@ class _ContinuedTransport(paramiko.Transport):
 
     def __init__(self, sock: socket.socket, state: SshState) -> None:
         super().__init__(sock, packetizer_class=_ContinuedPacketizer)
+        self._origin = state
         self.session_id = state.session_id
         self.remote_version = state.remote_version
         self.local_cipher = self.remote_cipher = CIPHER
@@ -222,6 +243,15 @@ class _ContinuedTransport(paramiko.Transport):
             if not hasattr(self.packetizer, counter):
                 raise AttributeError(f"no {counter}")
             setattr(self.packetizer, counter, direction.packets)
+
+    @property
+    def mac(self) -> str:
+        """How both ways are authenticated."""
+        return self._origin.mac
+
+    def directions(self) -> tuple[Direction, Direction]:
+        """How it goes out and in."""
+        return _advanced(self.packetizer, self._origin.out, self._origin.into)
 
     def _make_engine(self, direction: Direction, operation: object) -> _Engine:
         make = getattr(self, "_get_engine", None) or self._get_cipher  # before 4.0

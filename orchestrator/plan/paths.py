@@ -49,6 +49,10 @@ class RunDir:
         """What a guest said that an earlier run booted and froze."""
         return self.root / kernel / "frozen.log"
 
+    def furnished(self, kernel: str) -> Path:
+        """Evidence of a guest that was frozen before and got other modules; like ``boot``."""
+        return self.root / kernel / "furnished"
+
     def modules(self, kernel: str) -> Path:
         """The modules built for a kernel, and the build's log."""
         return self.root / kernel / "modules"

@@ -64,10 +64,9 @@ class Memory:
 
     fd: int
     state: int | None = None
-    """Where the devices' state is that the guest goes on from; None for one that boots.
-
-    Whoever goes on has the memory to itself: what it writes is not written to the file.
-    """
+    """Where the devices' state is that the guest goes on from; None for one that boots."""
+    private: bool = False
+    """Whether what it writes stays its own, and is not written to the file."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +150,9 @@ def _machine(spec: GuestSpec, memory: Memory | None) -> tuple[str, ...]:
 
 
 def _memory(spec: GuestSpec, memory: Memory) -> tuple[str, ...]:
-    # share: a guest that boots writes its memory to the file, so that it is there when the guest
-    # is frozen; the guests that go on from there map it copy-on-write.
-    share = "on" if memory.state is None else "off"
+    # share: a guest that is to be frozen writes its memory to the file; the guests that go on
+    # from there map it copy-on-write.
+    share = "off" if memory.private else "on"
     return (
         "-object",
         f"memory-backend-file,id=ram,size={spec.memory_mib}M,mem-path={_path(memory.fd)},"

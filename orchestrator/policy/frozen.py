@@ -21,14 +21,21 @@ from orchestrator.plan.leftovers import Names
 from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
 from orchestrator.policy.guest import FrozenGuest, GuestPlan
 
-FORMAT = 2
+FORMAT = 3
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def frozen_key(
-    plan: GuestPlan, kernel: Kernel, image_key: str, modules: Mapping[str, BuiltModule]
-) -> str:
-    """The name of a guest that is frozen with these modules in place.
+def frozen_key(bare: str, modules: Mapping[str, BuiltModule]) -> str:
+    """The name of a guest that is frozen with these modules in place; ``bare`` without any."""
+    if not modules:
+        return bare
+    return f"{bare}-" + hash_of(
+        sorted((name, sha256_of(module.path)) for name, module in modules.items())
+    )
+
+
+def bare_key(plan: GuestPlan, kernel: Kernel, image_key: str) -> str:
+    """The name of a guest that is frozen as it booted.
 
     Anything that may make another guest of it is in the name: QEMU and its command line, the
     processor where the guest has the host's, and every file that the guest was given. Raises
@@ -41,7 +48,6 @@ def frozen_key(
         (kernel.key, kernel.vmlinuz_sha256, plan.files.kernel_path.name),
         plan.files.initramfs_path.parent.name,
         image_key,
-        sorted((name, sha256_of(module.path)) for name, module in modules.items()),
     )
 
 
@@ -52,7 +58,9 @@ def _qemu_identity() -> tuple[str | int, ...]:
 
 
 def _machine_identity(spec: GuestSpec) -> tuple[object, ...]:
-    fds = GuestFds(3, 4, 5, 6, 7, (Disk("image", 8), Disk("kernel", 9)), Memory(10, 11))
+    fds = GuestFds(
+        3, 4, 5, 6, 7, (Disk("image", 8), Disk("kernel", 9)), Memory(10, 11, private=True)
+    )
     argv = render_qemu_argv(QEMU, spec, fds)
     if spec.accelerator != "kvm":
         return (argv,)
@@ -78,8 +86,13 @@ def keep_frozen(freezer: Freezer, key: str, frozen: FrozenGuest, console: Path) 
     freezer.keep(key, about, machine.memory, machine.state, console)
 
 
-def take_frozen(freezer: Freezer, key: str, plan: GuestPlan, memory: int) -> FrozenGuest | None:
-    """A guest that an earlier run kept, with its memory in ``memory``; None if there is none."""
+def take_frozen(
+    freezer: Freezer, key: str, plan: GuestPlan, memory: int, *, sealed: bool = True
+) -> FrozenGuest | None:
+    """A guest that an earlier run kept, with its memory in ``memory``; None if there is none.
+
+    One that is not ``sealed`` is for a guest that is ``alone`` with it.
+    """
     taken = freezer.take(key, memory)
     if taken is None:
         return None
@@ -89,7 +102,8 @@ def take_frozen(freezer: Freezer, key: str, plan: GuestPlan, memory: int) -> Fro
     except (KeyError, TypeError, ValueError, AttributeError):
         freezer.drop(key)  # of another version of the lab, for one
         return None
-    seal_memory(memory)
+    if sealed:
+        seal_memory(memory)
     return guest
 
 

@@ -141,6 +141,8 @@ class Guest:
         self.names: Names | None = None
         """What there is in it before anything is played; None where it was not looked at."""
         self._keys: tuple[KeyPair, KeyPair] | None = None
+        self._goes_on = False
+        """Whether its agent came with it out of a frozen guest."""
 
     def __enter__(self) -> Guest:
         self.boot()
@@ -194,6 +196,7 @@ class Guest:
     ) -> Machine:
         self._keys, self._folder = keys, folder
         self._agent = self.names = None
+        self._goes_on = False
         machine = self._stack.enter_context(start(folder))
         self._machines.append(machine)
         return machine
@@ -203,13 +206,16 @@ class Guest:
         assert self._keys is not None, "the guest has not booted"
         machine, word = self.machine, secrets.token_hex(16)
         deadline = Deadline.after(FREEZE_SECONDS * self.plan.scale, "freezing the guest")
+        stream = self._agent.stream if self._goes_on and self._agent else None
         names = names_in(self.run(Order(LIST_NAMES), deadline))
         if KMEMLEAK in names.names:
             self.ask_for_leaks(FORGET_LEAKS)
             deadline = Deadline.after(deadline.seconds, deadline.name)
         command = f"mkdir -p /run/lab && printf %s {word} >{WORD_PATH}"
         check(machine.shell.run(command, deadline), "marking the guest", MachineError)
-        stream, note = self._have_it_call()
+        note = ""
+        if stream is None:
+            stream, note = self._have_it_call()
         if stream is None:
             machine.shell.close()
         machine.rescue(UNTIL_ALONE.format(1 if stream is None else 2), deadline)
@@ -236,13 +242,16 @@ class Guest:
             return None, f"forks are connected to anew: {error.message}"
         return self._agent.stream, ""
 
-    def resume(self, frozen: FrozenGuest, folder: Path) -> None:
+    def resume(self, frozen: FrozenGuest, folder: Path, *, alone: bool = False) -> None:
         """Go on from a frozen guest, with a clock and random numbers of its own.
 
+        One that is ``alone`` with its memory (``take_frozen``, not sealed) can be frozen again.
         Raises ``MachineError`` or worse where that cannot be, or another guest answers.
         """
         keys = frozen.user_key, frozen.host_key
-        machine = self._start(folder, lambda folder: start_fork(frozen.machine, folder), keys)
+        machine = self._start(
+            folder, lambda folder: start_fork(frozen.machine, folder, private=not alone), keys
+        )
         deadline = Deadline.after(THAW_SECONDS * self.plan.scale, "going on from a frozen guest")
         stream = machine.wait_for_thaw(deadline, *keys)
         self._agent = None if stream is None else Agent(stream)
@@ -255,6 +264,7 @@ class Guest:
         if said.decode(errors="replace").split() != [frozen.word, self.plan.release]:
             raise MachineError("the guest that goes on is not the one that was frozen")
         self.names = frozen.names
+        self._goes_on = stream is not None
 
     def close(self) -> None:
         """End the guest; its logs stay readable."""

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.freezer import Freezer, room_for_frozen
 from orchestrator.adapters.images import Image, ensure_image
 from orchestrator.adapters.initramfs import ensure_initramfs
-from orchestrator.adapters.kbuild import ModuleBuildError
+from orchestrator.adapters.kbuild import BuiltModule, ModuleBuildError
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles, open_memory
 from orchestrator.adapters.sources import SourceContext
@@ -40,7 +40,7 @@ from orchestrator.policy.capacity import Slots
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.forks import ForkOrder, Forks
-from orchestrator.policy.frozen import frozen_key, keep_frozen, take_frozen
+from orchestrator.policy.frozen import bare_key, frozen_key, keep_frozen, take_frozen
 from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan, Place
 from orchestrator.policy.play import Play
 
@@ -214,6 +214,8 @@ class Worker:
         self._fork_note = ""
         self._freezer = Freezer(cache, room_for_frozen())
         self._was_frozen = False
+        self._console = Path()
+        """What the guest said that is frozen, until then."""
         self._ready: Ready | None = None
         self._boot: BootKernel | None = None
         self._boot_seconds: float | None = None
@@ -349,12 +351,12 @@ class Worker:
         todo = self._in_question(todo)
         with open_memory() as memory, ThreadPoolExecutor(1, "freezer") as keeper:
             with self._slots.taken():
-                frozen = self._boot_and_freeze(plan, workshop, memory)
+                frozen = self._furnish(plan, memory) if key else None
+                frozen = frozen or self._boot_and_freeze(plan, workshop, memory)
             if frozen is None:
                 return todo
             if key:
-                console = self._run_dir.boot(self._plan.name, self._boots.count) / "console.log"
-                kept = keeper.submit(keep_frozen, self._freezer, key, frozen, console)
+                kept = keeper.submit(keep_frozen, self._freezer, key, frozen, self._console)
             failure, todo = self._fork(plan, frozen, self._without_refused(todo))
             if key:
                 kept.result()
@@ -391,12 +393,13 @@ class Worker:
 
     def _frozen_key(self, plan: GuestPlan) -> str:
         """A guest's name in the freezer; none where it has to boot before its modules are known."""
-        assert self._ready is not None, "the kernel is ready"
         if self._plan.modules_wanted and self._built is None:
             return ""
-        modules = self._built.modules if self._built else {}
-        plan = self._with_boot_file(plan)
-        return frozen_key(plan, self._ready.kernel, self._ready.image.key, modules)
+        return frozen_key(self._bare_key(plan), self._built.modules if self._built else {})
+
+    def _bare_key(self, plan: GuestPlan) -> str:
+        assert self._ready is not None, "the kernel is ready"
+        return bare_key(self._with_boot_file(plan), self._ready.kernel, self._ready.image.key)
 
     def _note_what_was_said(self, key: str) -> None:
         """Leave the log of a guest's boot with the evidence, and tell of complaints in it."""
@@ -407,6 +410,57 @@ class Worker:
             said = console.read_bytes()
             self._run_dir.frozen(self._plan.name).write_bytes(said)
             self._note_boot_findings(parse_log(said))
+
+    def _furnish(self, plan: GuestPlan, memory: int) -> FrozenGuest | None:
+        """A guest that stands still, made of one without modules that was frozen before: to change
+        a module takes no boot. None where there is no such guest, or it does not go on.
+
+        There is one from the second time on that this kernel gets modules.
+        """
+        plan, bare = self._with_boot_file(plan), self._bare_key(plan)
+        if self._built is None or not self._freezer.has_alike(bare):
+            return None
+        guest = Guest(plan, {}, self._boots)
+        try:
+            if not self._freezer.has(bare):
+                self._keep_bare(plan, bare)
+            frozen = take_frozen(self._freezer, bare, plan, memory, sealed=False)
+            if frozen is None:
+                return None
+            self._listener(Doing(self._plan.name, "putting modules into a guest frozen before"))
+            folder = self._run_dir.furnished(self._plan.name)
+            guest.resume(frozen, folder, alone=True)
+            guest.push_modules(self._built.modules)
+            furnished = guest.freeze()
+        except LabError as error:
+            if isinstance(error, RunInterruptedError):
+                raise
+            process.check_stopping()
+            self._freezer.drop(bare)
+            said = f"the guest that was frozen without modules does not go on: {error.message}"
+            self._tell_of_forks(f"{said}: another was booted")
+            return None
+        finally:
+            guest.close()
+        self._console = folder / "said.log"
+        said_before = self._freezer.console_of(bare)
+        self._was_frozen = not self._boots.count
+        with contextlib.suppress(OSError):
+            before = said_before.read_bytes() if said_before else b""
+            self._console.write_bytes(before + (folder / "console.log").read_bytes())
+            if self._was_frozen:
+                self._note_boot_findings(parse_log(before))
+        return furnished
+
+    def _keep_bare(self, plan: GuestPlan, key: str) -> None:
+        """Boot a guest without modules, and keep it. Raises what a boot raises."""
+        with open_memory() as memory:
+            guest = self._booted(plan, memory, {})
+            try:
+                frozen = guest.freeze()
+            finally:
+                guest.close()
+            keep_frozen(self._freezer, key, frozen, self._console)
 
     def _boot_and_freeze(
         self, plan: GuestPlan, workshop: Workshop, memory: int
@@ -461,11 +515,20 @@ class Worker:
             self._fork_note = note
             self._listener(Note(self._plan.name, note))
 
-    def _booted(self, plan: GuestPlan, memory: int | None = None) -> Guest:
-        """A guest that has booted. Raises what a boot raises, at the second failure."""
+    def _booted(
+        self,
+        plan: GuestPlan,
+        memory: int | None = None,
+        modules: Mapping[str, BuiltModule] | None = None,
+    ) -> Guest:
+        """A guest that has booted, with what was built if no ``modules`` are named. Raises what a
+        boot raises, at the second failure.
+        """
+        if modules is None:
+            modules = self._built.modules if self._built else {}
         while True:
             plan = self._with_boot_file(plan)
-            guest = Guest(plan, self._built.modules if self._built else {}, self._boots)
+            guest = Guest(plan, modules, self._boots)
             self._listener(Doing(self._plan.name, "booting"))
             started = time.monotonic()
             try:
@@ -477,6 +540,7 @@ class Worker:
                     self._give_up_vmlinux(error)
                 continue
             self._boot_seconds = self._boot_seconds or time.monotonic() - started
+            self._console = self._run_dir.boot(self._plan.name, self._boots.count) / "console.log"
             self._note_boot_findings(guest.machine.log.records())
             return guest
 

@@ -155,3 +155,14 @@ def test_a_room_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch, text:
     monkeypatch.setenv("LAB_FROZEN_GIB", text)
     with pytest.raises(HostError, match=r"LAB_FROZEN_GIB=.* is no number"):
         room_for_frozen()
+
+
+def test_guests_are_alike_that_differ_in_their_modules(
+    cache: Cache, memory: int, console: Path
+) -> None:
+    freezer = Freezer(cache, GIB)
+    assert not freezer.has_alike("6.1-a")
+    keep(freezer, "6.1-a-modules", memory, console)
+    assert freezer.has_alike("6.1-a")
+    assert not freezer.has_alike("6.1-b")
+    assert (freezer.has("6.1-a"), freezer.has("6.1-a-modules")) == (False, True)

@@ -87,6 +87,23 @@ def test_further_channels_can_be_opened_on_it(server: SshServer) -> None:
         shell.close()
 
 
+def test_it_can_be_taken_over_again_and_again(server: SshServer) -> None:
+    with captured(server) as (state, sock):
+        for number in range(3):
+            shell, stream = resume_shell(sock.dup(), state)
+            agent = Agent(stream)
+            size = 5000 * number + 1
+            assert len(run(agent, f"head -c {size} /dev/zero")) == size
+            beside = Agent.start(shell, soon())
+            assert run(beside, "echo beside") == b"beside\n"
+            beside.close()
+            assert run(agent, "wc -c", b"x" * size).strip() == b"%d" % size
+            state = shell.capture(agent.stream)
+            shell.close()
+        _, stream = resume_shell(sock.dup(), state)
+        assert run(Agent(stream), "echo still") == b"still\n"
+
+
 @pytest.mark.parametrize("part", ["out", "into"])
 def test_with_other_counters_nothing_is_understood(server: SshServer, part: str) -> None:
     with captured(server) as (state, sock):
