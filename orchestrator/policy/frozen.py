@@ -31,9 +31,10 @@ def frozen_key(
     """The name of a guest that is frozen with these modules in place.
 
     Anything that may make another guest of it is in the name: QEMU and its command line, the
-    processor where the guest has the host's, and every file that the guest was given. Raises
-    ``HostError`` where there is no QEMU.
+    processor where the guest has the host's, and every file that the guest was given, test
+    programs too. Raises ``HostError`` where there is no QEMU.
     """
+    programs = sorted(program.sha256 + program.label for program in plan.programs)
     return f"{plan.release}-" + hash_of(
         FORMAT,
         _qemu_identity(),
@@ -42,6 +43,7 @@ def frozen_key(
         plan.files.initramfs_path.parent.name,
         image_key,
         sorted((name, sha256_of(module.path)) for name, module in modules.items()),
+        *([programs] if programs else []),
     )
 
 
@@ -74,6 +76,9 @@ def keep_frozen(freezer: Freezer, key: str, frozen: FrozenGuest, console: Path) 
         "word": frozen.word,
         "names": asdict(names) | {"names": sorted(names.names)},
         "note": frozen.note,
+        "unbuilt": {
+            label: base64.b64encode(said).decode() for label, said in frozen.unbuilt.items()
+        },
     }
     freezer.keep(key, about, machine.memory, machine.state, console)
 
@@ -105,4 +110,5 @@ def _read(about: dict[str, Any], state: bytes, plan: GuestPlan, memory: int) -> 
         about["word"],
         Names(names["taint"], frozenset(names["names"]), tuple(names["unread"])),
         about["note"],
+        {label: base64.b64decode(said) for label, said in about.get("unbuilt", {}).items()},
     )

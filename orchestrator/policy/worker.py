@@ -20,6 +20,7 @@ from orchestrator.adapters.initramfs import ensure_initramfs
 from orchestrator.adapters.kbuild import ModuleBuildError
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles, open_memory
+from orchestrator.adapters.programs import Program, load_program
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.adapters.vmlinux import BootKernel, ensure_boot_kernel, without_vmlinux
@@ -312,6 +313,25 @@ class Worker:
 
     # --- guests ----------------------------------------------------------------------------
 
+    def _load_programs(self, todo: Sequence[Cell]) -> tuple[Program, ...]:
+        """What the scenarios for this kernel bring, if one of those to be played brings anything:
+        so a frozen guest does for any choice of them. Raises ``ConfigError``.
+        """
+        assert self._identity is not None, "it is known before anything is played"
+        if not any(cell.scenario.programs for cell in todo):
+            return ()
+        version = KernelVersion.parse(self._identity.version)
+        steps = [
+            step
+            for scenario in self._lab.scenarios
+            if scenario.kernels.contains(version)
+            for step in scenario.programs
+        ]
+        steps += [step for cell in todo for step in cell.scenario.programs]
+        wanted = dict.fromkeys((step.exec, step.make) for step in steps)
+        paths = self._lab.program_paths
+        return tuple(load_program(name, paths[name], is_made) for name, is_made in wanted)
+
     def _play(self, ready: Ready, todo: list[Cell]) -> None:
         """Play every cell: in forks of one guest, or, where that cannot be, in turn."""
         plan = GuestPlan(
@@ -321,6 +341,7 @@ class Worker:
             files=ready.files,
             timeouts=self._lab.file.timeouts,
             run_dir=self._run_dir,
+            programs=self._load_programs(todo),
         )
         workshop = open_workshop(self._lab, ready, plan, self._cache, self._listener)
         if self._plan.modules_wanted:
