@@ -42,6 +42,7 @@ MAX_REGEX = 500
 MAX_ALLOWED = 100
 MAX_TITLE = 60
 MAX_ARGUMENTS = 100
+MAX_ARGUMENT_BYTES = 16384
 MAX_COLLECT = 50
 
 
@@ -183,7 +184,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     _PARAMETER_TEXT: "a parameter's value: text without double quotes and control characters",
     _GUEST_PATH: "a path in the guest: it begins with '/'",
     _COMMAND: "a command: text without NUL characters",
-    _ARGUMENT: "an argument: text without NUL characters",
+    _ARGUMENT: "an argument: up to 4096 characters, none of them NUL",
     _LINE: "one line of text, without control characters",
     _ERRNO: "an error's name, such as 'EINVAL'",
     _SIGNAL: "a signal's name, such as 'SIGTERM'",
@@ -478,6 +479,15 @@ class ExecStep(Step):
         "`auto`: it is TAP where a line says so",
     )
     expect: RunExpect = RunExpect()
+
+    @model_validator(mode="after")
+    def _bounded(self) -> ExecStep:
+        texts = (*self.arguments, *self.environment, *self.environment.values())
+        if sum(len(text.encode(errors="surrogatepass")) for text in texts) > MAX_ARGUMENT_BYTES:
+            raise RefusedError(
+                f"`arguments` and `environment` have more than {MAX_ARGUMENT_BYTES} bytes in all"
+            )
+        return self
 
     @property
     def title(self) -> str:

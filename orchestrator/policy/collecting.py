@@ -147,10 +147,13 @@ def _origin(file: PlainFile, count: int) -> tuple[int | None, str]:
 
 def _write(files: dict[str, bytes], folder: Path) -> list[Artifact]:
     shutil.rmtree(folder, ignore_errors=True)
+    if files:
+        folder.mkdir(parents=True)
+        folder.chmod(0o700)
     artifacts = []
     for path, name in safe_names(files).items():
         place = folder / name
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(place, flags, 0o600), "wb") as out:
             out.write(files[path])

@@ -155,6 +155,18 @@ def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
     )
 
 
+def load_programs(lab: Lab, version: KernelVersion) -> tuple[Program, ...]:
+    """The test programs of all scenarios that are for a kernel. Raises ``ConfigError``."""
+    steps = (
+        step
+        for scenario in lab.scenarios
+        if scenario.kernels.contains(version)
+        for step in scenario.programs
+    )
+    wanted = dict.fromkeys((step.exec, step.make) for step in steps)
+    return tuple(load_program(name, lab.program_paths[name], is_made) for name, is_made in wanted)
+
+
 def open_workshop(
     lab: Lab, ready: Ready, plan: GuestPlan, cache: Cache, listener: Listener
 ) -> Workshop:
@@ -320,17 +332,7 @@ class Worker:
         assert self._identity is not None, "it is known before anything is played"
         if not any(cell.scenario.programs for cell in todo):
             return ()
-        version = KernelVersion.parse(self._identity.version)
-        steps = [
-            step
-            for scenario in self._lab.scenarios
-            if scenario.kernels.contains(version)
-            for step in scenario.programs
-        ]
-        steps += [step for cell in todo for step in cell.scenario.programs]
-        wanted = dict.fromkeys((step.exec, step.make) for step in steps)
-        paths = self._lab.program_paths
-        return tuple(load_program(name, paths[name], is_made) for name, is_made in wanted)
+        return load_programs(self._lab, KernelVersion.parse(self._identity.version))
 
     def _play(self, ready: Ready, todo: list[Cell]) -> None:
         """Play every cell: in forks of one guest, or, where that cannot be, in turn."""

@@ -201,9 +201,11 @@ def _hang(hang: Hang) -> Iterator[str]:
 
 
 def _brought(result: RunResult) -> Iterator[str]:
-    """What test programs said, and what was brought back, where a scenario passed."""
+    """What test programs said, and what was brought back, where a scenario passed or skipped
+    itself.
+    """
     for cell in result.cells:
-        if cell.outcome is not Outcome.PASSED:
+        if cell.outcome not in (Outcome.PASSED, Outcome.SKIPPED):
             continue
         if told := list(_artifacts(cell)):
             yield cut(f"{cell.scenario} on {cell.kernel}")
