@@ -102,9 +102,8 @@ def _judge_report(report: TapReport, is_truncated: bool) -> tuple[Mismatch, ...]
 
 
 def _in_words(test: SubResult) -> str:
-    """A failed test in a line: its name, what it says, or the last line before it."""
-    said = test.said or next(iter(test.details[-1:]), "")
-    return clip(f"{test.name}: {said}" if said else test.name, MAX_LINE)
+    """A failed test in a line: its name and what it says."""
+    return clip(f"{test.name}: {test.said}" if test.said else test.name, MAX_LINE)
 
 
 def _listed(failed: Sequence[SubResult]) -> list[str]:

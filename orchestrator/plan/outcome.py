@@ -76,7 +76,9 @@ class SubResult:
     directive: str = ""
     """``SKIP``, ``TODO``, ``XFAIL``, ``TIMEOUT`` or ``ERROR``, where it has one."""
     message: str = ""
-    """What stands behind the directive, or behind the name."""
+    """What stands behind the directive or the name; of a failure that says nothing there, the line
+    before it.
+    """
     details: tuple[str, ...] = ()
     """What was printed around a failure."""
 

@@ -124,14 +124,21 @@ class _Test:
     outcome: Outcome
     directive: str
     message: str
-    details: list[str] = field(default_factory=list)
+    before: tuple[str, ...] = ()
+    """Lines since the result before it."""
+    after: list[str] = field(default_factory=list)
+    is_after_failure: bool = False
+    """Whether the lines before it may be what TAP says behind the result before it."""
 
     def result(self) -> SubResult:
-        """As it is told."""
-        details = tuple(self.details) if self.outcome is Outcome.FAILED else ()
-        return SubResult(
-            tuple(reversed(self.path)), self.outcome, self.directive, self.message, details
-        )
+        """As it is told. A failure that says nothing itself is told with a line beside it."""
+        path, message, details = tuple(reversed(self.path)), self.message, ()
+        if self.outcome is Outcome.FAILED:
+            details = (*self.before, *self.after)
+            beside = self.before[-1:] or tuple(self.after[:1])
+            if not message and beside and not (self.before and self.is_after_failure):
+                message = beside[0]
+        return SubResult(path, self.outcome, self.directive, message, details)
 
 
 @dataclass
@@ -177,7 +184,8 @@ class _Parser:
         indent = len(line) - len(text)
         text = text.rstrip(" \r")
         if self._is_yaml(text, indent):
-            self._note(text)
+            if text not in ("---", "..."):
+                self._note(text)
         elif text.startswith(_BAIL_OUT):
             self._give_up(f"bail out: {_shown(text.removeprefix(_BAIL_OUT)) or 'no reason given'}")
         elif found := _VERSION.fullmatch(text):
@@ -232,8 +240,8 @@ class _Parser:
         self._recent.append(shown)
         if self._last is None or self._open[-1].is_ktap:
             return
-        if len(self._last.details) < 2 * MAX_DETAILS:
-            self._last.details.append(shown)
+        if len(self._last.after) < MAX_DETAILS:
+            self._last.after.append(shown)
 
     # --- blocks ----------------------------------------------------------------------------
 
@@ -332,7 +340,10 @@ class _Parser:
             self.fault(f"test {number} came twice")
         block.numbers.add(number)
         test = _read_test(found[1] == "ok", number, found[3] or "")
-        test.details += self._recent
+        test.before = tuple(self._recent)
+        test.is_after_failure = (
+            not block.is_ktap and self._last is not None and self._last.outcome is Outcome.FAILED
+        )
         self._recent.clear()
         self._last, self._last_indent = test, indent
         parts, block.parts = block.parts, None

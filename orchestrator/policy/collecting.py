@@ -106,6 +106,11 @@ def collect(guest: Guest, entries: Sequence[CollectEntry], folder: Path) -> Coll
     limit = MAX_BYTES + MAX_FILES * _OVERHEAD
     result = guest.run(Order(collect_words(entries)), deadline, limit=limit)
     notes = [clip(line, 300) for line in visible_lines(decode(result.stderr))[:MAX_NOTES]]
+    if result.truncated or result.status != 0:
+        notes.append(
+            "the guest did not send all that it has: it ended with "
+            f"{result.signal or f'status {result.status}'}"
+        )
     return keep_collected(result.stdout, entries, folder / FOLDER, notes)
 
 

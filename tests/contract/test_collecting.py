@@ -195,7 +195,7 @@ def test_a_damaged_archive_gives_what_it_has(tmp_path: Path, size: int) -> None:
     archive = archive_of(("1/a", b"A" * 500), ("1/b", b"B" * 500))[:size]
     brought = keep_collected(archive, WANTED, tmp_path / "collected")
     assert len(brought.artifacts) == (size == 1200)
-    assert any("archive of files is damaged" in note for note in brought.notes)
+    assert size == 1200 or any("archive of files is damaged" in note for note in brought.notes)
 
 
 GOOD = archive_of(("1/a", b"A" * 600), ("2/b", b"B"))

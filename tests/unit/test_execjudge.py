@@ -103,9 +103,9 @@ def test_why_it_was_skipped(stdout: str, stderr: bytes, reason: str) -> None:
 def test_failures_are_named_with_what_was_said_around_them() -> None:
     judged = judge_exec(step(), result(1, KSELFTEST))
     (mismatch,) = judged.mismatches
-    assert mismatch.message == "2 of 5 tests failed: mmap shared: the next one"
+    assert mismatch.message == "2 of 5 tests failed: mmap shared: mmap: Invalid argument"
     assert mismatch.diff == (
-        "not ok: mmap shared",
+        "not ok: mmap shared # mmap: Invalid argument",
         "  mmap: Invalid argument",
         "  the next one",
         "not ok: mmap slow # TIMEOUT 45 seconds",

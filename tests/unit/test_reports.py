@@ -953,7 +953,7 @@ def test_the_last_of_a_console_is_shown() -> None:
 # --- test programs, and what is brought back -------------------------------------------------
 
 
-def tested_cell(text: str = "bind") -> CellResult:
+def cell_with_tests(text: str = "bind") -> CellResult:
     tests = (
         SubResult(("net", "connect"), Outcome.PASSED),
         SubResult(("net", visible(text)), Outcome.FAILED, "ERROR", "no", ("errno 98",)),
@@ -974,14 +974,14 @@ def tested_cell(text: str = "bind") -> CellResult:
 
 
 def passed_cell() -> CellResult:
-    failed = tested_cell()
+    failed = cell_with_tests()
     step = replace(failed.steps[0], outcome=Outcome.PASSED, mismatches=())
     step = replace(step, tests=(step.tests[0], step.tests[2]))
     return replace(failed, outcome=Outcome.PASSED, reason="", steps=(step,))
 
 
 def test_tests_of_programs_are_in_the_report() -> None:
-    report = render_report(run(kernel(tested_cell())))
+    report = render_report(run(kernel(cell_with_tests())))
     assert "       not ok: net: bind # ERROR no\n" in report
     assert "     tests: 1 passed, 1 failed, 1 skipped\n" in report
     assert "     skipped: later # SKIP not yet\n" in report
@@ -996,7 +996,7 @@ def test_tests_of_programs_that_passed_are_in_the_report_too() -> None:
 
 
 def test_tests_of_programs_are_cases_of_junit() -> None:
-    suite = ElementTree.fromstring(render_junit(run(kernel(tested_cell()))))[0]
+    suite = ElementTree.fromstring(render_junit(run(kernel(cell_with_tests()))))[0]
     numbers = {name: suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")}
     assert numbers == {"tests": "4", "failures": "2", "errors": "0", "skipped": "1"}
     cases = suite.findall("testcase")
@@ -1015,7 +1015,7 @@ def test_tests_of_programs_are_cases_of_junit() -> None:
 
 
 def test_tests_and_artifacts_are_in_the_results() -> None:
-    raw = json.loads(render_results(run(kernel(tested_cell()))))
+    raw = json.loads(render_results(run(kernel(cell_with_tests()))))
     jsonschema.validate(raw, load_schema())
     told = raw["kernels"][0]["cells"][0]
     assert told["steps"][0]["tests"][1] == {
@@ -1033,14 +1033,14 @@ def test_tests_and_artifacts_are_in_the_results() -> None:
 
 
 def test_hostile_names_of_tests_and_files_harm_no_report() -> None:
-    result = run(kernel(tested_cell(HOSTILE)))
+    result = run(kernel(cell_with_tests(HOSTILE)))
     ElementTree.fromstring(render_junit(result))
     for text in (render_report(result), render_summary(result)):
         assert all(line.isprintable() for line in text.split("\n"))
 
 
 def test_the_report_bounds_what_a_guest_can_make_many_of() -> None:
-    many = tested_cell()
+    many = cell_with_tests()
     tests = tuple(SubResult((str(n),), Outcome.SKIPPED, "SKIP", "") for n in range(5000))
     steps = (replace(many.steps[0], tests=tests),)
     many = replace(many, steps=steps, artifacts=many.artifacts * 1000)

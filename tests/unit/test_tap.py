@@ -43,7 +43,7 @@ def test_nested_tests_are_named_by_all_that_they_are_in() -> None:
     assert report.faults == ()
     assert lines(report) == [
         "passed net: ipv4: connect",
-        "failed net: ipv4: bind",
+        "failed net: ipv4: bind # bind: EADDRINUSE at net.c:12",
         "skipped net: ipv6 # SKIP no IPv6 here",
         "passed timers",
     ]
@@ -56,7 +56,7 @@ def test_a_kselftest_as_its_header_prints_it() -> None:
     assert report.faults == ()
     assert lines(report) == [
         "passed mmap anonymous",
-        "failed mmap shared",
+        "failed mmap shared # mmap: Invalid argument",
         "skipped mmap huge # XFAIL not before 6.9",
         "skipped mmap dax # SKIP no pmem",
         "failed mmap slow # TIMEOUT 45 seconds",
@@ -67,7 +67,11 @@ def test_a_kselftest_as_its_header_prints_it() -> None:
 def test_a_block_of_yaml_is_no_result() -> None:
     report = parse_tap(TAP13_YAML)
     assert report.faults == ()
-    assert lines(report) == ["passed Input file opened", "failed First line", "passed test 3"]
+    assert lines(report) == [
+        "passed Input file opened",
+        'failed First line # message: "ok 7 - not a result"',
+        "passed test 3",
+    ]
     assert 'message: "ok 7 - not a result"' in report.failed[0].details
 
 
@@ -84,7 +88,10 @@ def test_subtests_of_tap_14() -> None:
 def test_what_a_module_logs_with_its_name_before_each_line() -> None:
     report = parse_logged_tap(KUNIT_LOG)
     assert report.faults == ()
-    assert lines(report) == ["passed sums: adds", "failed sums: subtracts"]
+    assert lines(report) == [
+        "passed sums: adds",
+        "failed sums: subtracts # subtracts: EXPECTATION FAILED at sums.c:9",
+    ]
     assert report.failed[0].details == ("subtracts: EXPECTATION FAILED at sums.c:9",)
 
 
@@ -166,6 +173,15 @@ def test_only_what_says_so_is_all_skipped() -> None:
     assert not parse_tap("1..2\nok 1 # SKIP\nok 2 # XFAIL\n").all_skipped
     assert not parse_tap("1..2\nok 1 # SKIP\nok 2\n").all_skipped
     assert not parse_tap("").all_skipped
+
+
+def test_a_line_that_may_be_of_another_failure_is_no_message() -> None:
+    """Perl's tests say why behind a result, the kernel's before it."""
+    report = parse_tap("TAP version 13\n1..2\nnot ok 1 a\n# got 3\nnot ok 2 b\n# got 4\n")
+    assert lines(report) == ["failed a # got 3", "failed b"]
+    assert report.failed[1].details == ("got 3", "got 4")
+    report = parse_tap("KTAP version 1\n1..2\n# got 3\nnot ok 1 a\n# got 4\nnot ok 2 b\n")
+    assert lines(report) == ["failed a # got 3", "failed b # got 4"]
 
 
 # --- faults ----------------------------------------------------------------------------------
