@@ -132,13 +132,14 @@ class _Test:
 
     def result(self) -> SubResult:
         """As it is told. A failure that says nothing itself is told with a line beside it."""
-        path, message, details = tuple(reversed(self.path)), self.message, ()
+        message, details = self.message, list[str]()
         if self.outcome is Outcome.FAILED:
-            details = (*self.before, *self.after)
+            details = [*self.before, *self.after]
             beside = self.before[-1:] or tuple(self.after[:1])
             if not message and beside and not (self.before and self.is_after_failure):
                 message = beside[0]
-        return SubResult(path, self.outcome, self.directive, message, details)
+        path = tuple(reversed(self.path))
+        return SubResult(path, self.outcome, self.directive, message, tuple(details))
 
 
 @dataclass

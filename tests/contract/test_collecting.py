@@ -71,7 +71,7 @@ def test_files_and_folders_come_by_name_and_by_pattern(tmp_path: Path, guest: Pa
 def test_what_is_named_is_found_through_a_link_and_with_signs_in_it(
     tmp_path: Path, guest: Path
 ) -> None:
-    brought = bring(tmp_path, f"{guest}/named", f"{guest}/\\[odd\\] name", f"{guest}/[o]ne.bin")
+    brought = bring(tmp_path, f"{guest}/named", f"{guest}/[odd] name", f"{guest}/[o]ne.bin")
     assert {Path(artifact.path).name for artifact in brought.artifacts} == {
         *("a.log", "b c.log", "[odd] name", "one.bin")
     }
@@ -92,7 +92,11 @@ def test_files_are_for_their_owner_alone(tmp_path: Path, guest: Path) -> None:
 def test_what_is_not_there_is_noted_and_missed_where_it_is_required(
     tmp_path: Path, guest: Path
 ) -> None:
-    wanted = [f"{guest}/none", CollectEntry(path=f"{guest}/x*"), f"{guest}/logs/pipe"]
+    wanted: list[str | CollectEntry] = [
+        f"{guest}/none",
+        CollectEntry(path=f"{guest}/x*"),
+        f"{guest}/logs/pipe",
+    ]
     brought = bring(tmp_path, *wanted)
     assert brought.notes == (
         f"{guest}/none: there was no file",

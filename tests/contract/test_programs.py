@@ -52,7 +52,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
 def suite(tmp_path: Path) -> Path:
     folder = tmp_path / "lab/suite"
     (folder / "data").mkdir(parents=True)
-    (folder / "run.sh").write_text('#!/bin/sh\ncat data/it\'s; echo "$TARGET" "$@"\n')
+    (folder / "run.sh").write_text('#!/bin/sh\ncat "data/it\'s"; echo "$TARGET" "$@"\n')
     (folder / "run.sh").chmod(0o755)
     (folder / "data/it's").write_text("data\n")
     (folder / "Makefile").write_text("made:\n\techo made >made\nslow:\n\tsleep 100\n")
