@@ -37,6 +37,7 @@ _DIRECTIVE = re.compile(
 )
 _REMARK = re.compile(r"(?:^| )# (.*)")
 _BAIL_OUT = "Bail out!"
+_ENDLESS_YAML = "a block of YAML has no end: what is in it may have been tests"
 # Neither is a pass, and neither fails what it is a part of.
 _EXPECTED = ("XFAIL", "TODO")
 _FAILING = ("TIMEOUT", "ERROR")
@@ -193,10 +194,16 @@ class _Parser:
             self._begin(indent, bool(found[1]))
         elif found := _PLAN.fullmatch(text):
             self._plan(indent, int(found[1]), found[2])
-        elif (found := _RESULT.fullmatch(text)) and (found[2] or not self._open[-1].is_ktap):
+        elif (found := _RESULT.fullmatch(text)) and self._counts(found):
             self._result(indent, found)
         elif text:
             self._note(text)
+
+    def _counts(self, found: re.Match[str]) -> bool:
+        """Whether a line is a result. KTAP's have numbers: an "ok" without one is of a driver's
+        message, for one. A failure that has none is not passed over.
+        """
+        return not self._open[-1].is_ktap or found[2] is not None or found[1] == "not ok"
 
     def _give_up(self, why: str) -> None:
         self.fault(why)
@@ -209,6 +216,8 @@ class _Parser:
 
     def report(self) -> TapReport:
         """What it all comes to."""
+        if self._yaml is not None and not self.is_over:
+            self.fault(_ENDLESS_YAML)
         while self._open:
             self._close()
         if not (self._tests or self._faults or self._skipped is not None):
@@ -220,14 +229,18 @@ class _Parser:
     # --- lines that decide nothing ---------------------------------------------------------
 
     def _is_yaml(self, text: str, indent: int) -> bool:
-        """Whether a line is of a block of YAML behind a result, which is indented further."""
+        """Whether a line is of a block of YAML behind a result, which is indented further.
+
+        KTAP has no such blocks: there the lines may be nested tests.
+        """
         if self._yaml is None:
-            if text != "---" or self._last is None or indent <= self._last_indent:
-                return False
-            self._yaml = indent
-            return True
+            is_further = self._last is not None and indent > self._last_indent
+            if text == "---" and is_further and not self._open[-1].is_ktap:
+                self._yaml = indent
+            return self._yaml is not None
         if text and indent < self._yaml:
             self._yaml = None
+            self.fault(_ENDLESS_YAML)
             return False
         if text == "...":
             self._yaml = None

@@ -82,8 +82,8 @@ class Collected:
     artifacts: tuple[Artifact, ...] = ()
     notes: tuple[str, ...] = ()
     """What did not come, and why; safe to show."""
-    missing: tuple[str, ...] = ()
-    """Paths that are required, and of which nothing came."""
+    failure: str = ""
+    """Why the scenario fails for it, where it does; safe to show."""
 
 
 def as_entries(wanted: Sequence[str | CollectEntry]) -> tuple[CollectEntry, ...]:
@@ -136,10 +136,13 @@ def keep_collected(
     for number, entry in enumerate(entries):
         if number not in found:
             notes.append(f"{visible(entry.path)}: there was no file")
-    missing = [each for number, each in enumerate(entries) if each.required and number not in found]
-    return Collected(
-        tuple(_write(files, folder)), tuple(notes), tuple(entry.path for entry in missing)
-    )
+    missing = [
+        visible(entry.path)
+        for number, entry in enumerate(entries)
+        if entry.required and number not in found
+    ]
+    failure = f"nothing to bring back, and it is required: {', '.join(missing)}" if missing else ""
+    return Collected(tuple(_write(files, folder)), tuple(notes), failure)
 
 
 def _origin(file: PlainFile, count: int) -> tuple[int | None, str]:

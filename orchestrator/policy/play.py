@@ -232,7 +232,7 @@ class Play:
         except CommandTimeoutError as timeout:
             self._course.broken = self._course.broken or timeout.message
             note = "bringing files back did not end in time: reading one of them may block for ever"
-            return Collected(notes=(note,), missing=tuple(entry.path for entry in entries))
+            return Collected(notes=(note,), failure=note)
         except LabError as error:
             self._take_end(error)
             return Collected(notes=(f"nothing was brought back: {visible(error.message)}",))
@@ -509,7 +509,8 @@ class Play:
         programs = self._guest.plan.programs
         program = next(each for each in programs if each.key == (step.exec, step.make))
         if (said := self._guest.unbuilt.get(program.label)) is not None:
-            return _with_tests(_judged(step, None, ()), judge_unbuilt(step.exec, said))
+            build = CommandResult(program.build_command, None, None, said, b"", 0.0)
+            return _with_tests(_judged(step, build, ()), judge_unbuilt(step.exec, said))
         words = script(program.command(step.program, step.arguments, step.environment))
         result = self._exec(step, *words, user=step.user)
         judged = judge_exec(step, result)
@@ -621,9 +622,7 @@ class Play:
         # A module that broke the kernel cannot go, and that it broke is told already.
         left = tuple(each for each in course.left if not (found and each.is_module))
         reasons += [describe_leftovers(left)] if left else []
-        if course.collected.missing:
-            paths = ", ".join(map(visible, course.collected.missing))
-            reasons.append(f"not brought back: {paths}: {course.collected.notes[-1]}")
+        reasons += [course.collected.failure] if course.collected.failure else []
         outcome = Outcome.FAILED if reasons else Outcome.PASSED
         if course.ended_by is not None and not reasons:
             outcome, reasons = self._judge_end(course.ended_by, expected)

@@ -65,7 +65,7 @@ def test_files_and_folders_come_by_name_and_by_pattern(tmp_path: Path, guest: Pa
         place = tmp_path / artifact.file
         assert hashlib.sha256(place.read_bytes()).hexdigest() == artifact.sha256
         assert place.read_bytes() == Path(artifact.path).read_bytes()
-    assert (brought.notes, brought.missing) == ((), ())
+    assert (brought.notes, brought.failure) == ((), "")
 
 
 def test_what_is_named_is_found_through_a_link_and_with_signs_in_it(
@@ -103,10 +103,11 @@ def test_what_is_not_there_is_noted_and_missed_where_it_is_required(
         f"{guest}/x*: there was no file",
         f"{guest}/logs/pipe: there was no file",
     )
-    assert (brought.artifacts, brought.missing) == ((), ())
+    assert (brought.artifacts, brought.failure) == ((), "")
     assert not (tmp_path / "collected").exists()
     required = CollectEntry(path=f"{guest}/none", required=True)
-    assert bring(tmp_path, required, f"{guest}/one.bin").missing == (f"{guest}/none",)
+    failure = bring(tmp_path, required, f"{guest}/one.bin").failure
+    assert failure == f"nothing to bring back, and it is required: {guest}/none"
 
 
 def test_more_than_is_taken_is_cut_and_noted(
@@ -170,7 +171,8 @@ def test_names_lead_nowhere_else(tmp_path: Path, name: str, file: str) -> None:
 )
 def test_what_nobody_asked_for_is_left(tmp_path: Path, name: str) -> None:
     brought = keep_collected(archive_of((name, b"x")), WANTED, tmp_path / "collected")
-    assert (brought.artifacts, brought.missing) == ((), ("/b",))
+    assert brought.artifacts == ()
+    assert brought.failure == "nothing to bring back, and it is required: /b"
     assert files_in(tmp_path) == []
 
 

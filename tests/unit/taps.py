@@ -45,6 +45,7 @@ not ok 2 - First line
   message: "ok 7 - not a result"
   data:
     got: 'ok 8'
+  ...
 ok 3
 """
 

@@ -149,6 +149,15 @@ def test_the_kernels_other_lines_are_no_results_in_ktap() -> None:
     assert (lines(report), report.faults) == (["passed a"], ())
 
 
+def test_a_failure_without_a_number_is_none_the_less_one() -> None:
+    assert lines(parse_tap("KTAP version 1\nok 1 a\nnot ok b\n")) == ["passed a", "failed b"]
+
+
+def test_ktap_has_no_yaml_for_nested_tests_to_hide_in() -> None:
+    text = "KTAP version 1\n1..2\nok 1 a\n  ---\n  1..1\n  not ok 1 b\n  ...\nok 2 c\n"
+    assert lines(parse_tap(text)) == ["passed a", "failed c: b"]
+
+
 def test_a_failure_of_the_whole_that_no_part_shows_is_told() -> None:
     text = "KTAP version 1\n1..1\n  KTAP version 1\n  1..1\n  ok 1 a\nnot ok 1 suite\n"
     assert lines(parse_tap(text)) == ["passed suite: a", "failed suite"]
@@ -202,6 +211,8 @@ def test_a_line_that_may_be_of_another_failure_is_no_message() -> None:
         ("KTAP version 1\nok 1 a\nok 3 c\n", "test 3 came, and 2 results in all"),
         ("", "there is no result of a test in it"),
         ("TAP version 14\nhello\n", "there is no result of a test in it"),
+        ("1..1\nok 1\n  ---\n", "a block of YAML has no end"),
+        ("1..2\nok 1\n  ---\n  not ok 2\nok 2\n", "a block of YAML has no end"),
         ("1..2\nok 1\nBail out! no disk\n", "bail out: no disk"),
         ("1..2\nok 1\nBail out!\n", "bail out: no reason given"),
         ("1..1\n  1..1\n  ok 1 a\n", "there is no result of what the test 'a' is a part of"),
