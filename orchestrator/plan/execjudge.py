@@ -110,7 +110,7 @@ def _listed(failed: Sequence[SubResult]) -> list[str]:
     lines = []
     for test in failed[:MAX_TOLD]:
         lines.append(clip(f"not ok: {test.line}", MAX_LINE))
-        lines += [clip(f"  {line}", MAX_LINE) for line in test.details]
+        lines += [clip(f"  {line}", MAX_LINE) for line in test.details if line != test.message]
     if len(failed) > MAX_TOLD:
         lines.append(f"… and {len(failed) - MAX_TOLD} more")
     return lines
