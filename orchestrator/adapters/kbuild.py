@@ -21,6 +21,12 @@ from typing import Protocol
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
+from orchestrator.adapters.archive import (
+    ArchiveError,
+    files_below,
+    pack_files,
+    read_plain_files,
+)
 from orchestrator.adapters.ssh import Shell, check
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
@@ -41,7 +47,6 @@ SOURCES_DIR = "/lab/src"
 LOG = "build.log"
 # Which symbols a folder's modules export, with their versions, for folders that use them.
 SYMBOLS = "Module.symvers"
-SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "lab-results", ".venv", "__pycache__"})
 # What an earlier build by hand may have left; taking it along would hide a missing rule.
 SKIPPED_ENDINGS = (".ko", ".o", ".mod", ".mod.c", ".cmd", ".a", ".order", ".symvers")
 
@@ -287,23 +292,12 @@ def pack_tree(source_dir: Path) -> bytes:
     Links are followed only to files inside the folder. Raises ``ConfigError`` if it holds
     more than sources do.
     """
-    root = source_dir.resolve()
-    out = io.BytesIO()
-    total = 0
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for path in sorted(_source_files(root)):
-            total += path.stat().st_size
-            if total > MAX_SOURCE_BYTES:
-                raise ConfigError(
-                    f"{source_dir} holds more than {MAX_SOURCE_BYTES >> 20} MiB of sources",
-                    hint="name the folder with the module's Kbuild file, not one above it",
-                )
-            data = path.read_bytes()
-            info = tarfile.TarInfo(str(path.relative_to(root)))
-            info.size = len(data)
-            info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+    too_much = ConfigError(
+        f"{source_dir} holds more than {MAX_SOURCE_BYTES >> 20} MiB of sources",
+        hint="name the folder with the module's Kbuild file, not one above it",
+    )
+    files = files_below(source_dir.resolve(), lambda name: not name.endswith(SKIPPED_ENDINGS))
+    return pack_files(files, limit=MAX_SOURCE_BYTES, too_much=too_much)
 
 
 def pack_modules(modules: Iterable[BuiltModule]) -> bytes:
@@ -316,17 +310,6 @@ def pack_modules(modules: Iterable[BuiltModule]) -> bytes:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
-
-
-def _source_files(root: Path) -> list[Path]:
-    found = []
-    for path in root.rglob("*"):
-        parts = path.relative_to(root).parts
-        if SKIPPED_FOLDERS & set(parts) or path.name.endswith(SKIPPED_ENDINGS):
-            continue
-        if path.is_file() and path.resolve().is_relative_to(root):
-            found.append(path)
-    return found
 
 
 _KO = re.compile(r"[A-Za-z0-9_+-]{1,64}\.ko")
@@ -343,21 +326,16 @@ def _unpack_modules(archive: bytes, output_dir: Path) -> list[Path]:
     The symbols that they export are unpacked beside them.
     """
     paths = []
-    plain = (tarfile.REGTYPE, tarfile.AREGTYPE)
     try:
-        # Not compressed, and no sparse files: neither may become more than was sent.
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            for member in tar:
-                name = PurePosixPath(member.name).name
-                if member.type not in plain or member.issparse() or not is_kept(name):
-                    continue
-                source = tar.extractfile(member)
-                assert source is not None
-                path = output_dir / name
-                path.write_bytes(source.read())
-                if name != SYMBOLS:
-                    paths.append(path)
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+        for file in read_plain_files(archive):
+            name = PurePosixPath(file.name).name
+            if not is_kept(name):
+                continue
+            path = output_dir / name
+            path.write_bytes(file.content)
+            if name != SYMBOLS:
+                paths.append(path)
+    except ArchiveError as error:
         raise MachineError(f"the build gave no archive of modules: {error}") from error
     return sorted(paths)
 

@@ -38,6 +38,7 @@ from orchestrator.plan.model import (
     STEP_VERBS,
     BackgroundStep,
     EndStep,
+    ExecStep,
     KernelEntry,
     Lab,
     LabFile,
@@ -86,7 +87,7 @@ def load_lab(path: Path, entries: tuple[type[KernelEntry], ...]) -> Lab:
     scenario_paths = _resolve_scenario_files(file, root, problems, lab_name=path.name)
     _check_allowed_kernels(file, problems)
     problems.raise_first()
-    scenarios = tuple(named for found in scenario_paths for named in load_scenarios(found))
+    scenarios = tuple(named for found in scenario_paths for named in load_scenarios(found, root))
     _check_allowed_scenarios(file, scenarios, problems)
     problems.raise_first()
     return Lab(
@@ -95,6 +96,11 @@ def load_lab(path: Path, entries: tuple[type[KernelEntry], ...]) -> Lab:
         module_dirs=module_dirs,
         scenarios=scenarios,
         images_dir=images_dir,
+        program_paths={
+            step.exec: Path(os.path.realpath(root / step.exec))
+            for named in scenarios
+            for step in named.programs
+        },
     )
 
 
@@ -120,8 +126,11 @@ def _check_allowed_scenarios(
                 )
 
 
-def load_scenarios(path: Path) -> tuple[NamedScenario, ...]:
-    """The scenarios of one file, in its order; ``ConfigError`` for the first thing wrong."""
+def load_scenarios(path: Path, root: Path | None = None) -> tuple[NamedScenario, ...]:
+    """The scenarios of one file, in its order; ``ConfigError`` for the first thing wrong.
+
+    With ``root``, the folder of ``lab.yaml``, what their `exec` steps name must be there.
+    """
     document = load_yaml(path)
     file = validate_document(ScenarioFile, document)
     problems = Problems(document)
@@ -135,8 +144,61 @@ def load_scenarios(path: Path) -> tuple[NamedScenario, ...]:
         )
         for name, scenario in file.scenarios.items()
     ]
+    if root is not None:
+        for each, name in zip(named, file.scenarios, strict=True):
+            for number, step in enumerate(each.scenario.steps):
+                if isinstance(step, ExecStep):
+                    _check_program(step, root, ("scenarios", name, "steps", number), problems)
     problems.raise_first()
     return tuple(named)
+
+
+def _check_program(step: ExecStep, root: Path, path: ValuePath, problems: Problems) -> None:
+    """Say what is wrong with what an `exec` step brings."""
+    where = (*path, "exec")
+    real = _resolve_below(step.exec, root, where, problems)
+    if real is None:
+        return
+    if os.path.isdir(real):
+        _check_program_in(step, real, path, problems)
+    elif not os.path.isfile(real):
+        what = "is no file and no folder" if os.path.lexists(real) else "does not exist"
+        problems.add(where, f"{quoted(step.exec)} {what}", hint=f"looked for {shown_path(real)}")
+    elif step.program is not None:
+        message = f"`program` is for folders, and {quoted(step.exec)} is a file"
+        problems.add((*path, "program"), message)
+    elif step.make:
+        message = f"`make` is for folders, and {quoted(step.exec)} is a file"
+        problems.add((*path, "make"), message, hint="a single .c file is compiled without it")
+    elif real.suffix != ".c":
+        _check_executable(real, step.exec, where, problems)
+
+
+def _check_program_in(step: ExecStep, folder: Path, path: ValuePath, problems: Problems) -> None:
+    where = (*path, "program")
+    if step.program is None:
+        message = f"{quoted(step.exec)} is a folder: `program` must say what to run in it"
+        problems.add((*path, "exec"), message)
+        return
+    if step.make and not any(
+        os.path.isfile(folder / name) for name in ("GNUmakefile", "makefile", "Makefile")
+    ):
+        problems.add((*path, "make"), f"folder {quoted(step.exec)} has no Makefile")
+    hint = f"it is relative to {step.exec}, and stays below it"
+    program = _resolve_below(step.program, folder, where, problems, hint)
+    if program is None or (step.make and not os.path.lexists(program)):
+        return  # `make` is yet to make it
+    if not os.path.isfile(program):
+        message = f"{quoted(step.program)} is no file in folder {quoted(step.exec)}"
+        problems.add(where, message, hint="`make: true` if it is to be made there first")
+    else:
+        _check_executable(program, step.program, where, problems)
+
+
+def _check_executable(program: Path, text: str, path: ValuePath, problems: Problems) -> None:
+    if not program.stat().st_mode & 0o100:
+        message = f"{quoted(text)} is not executable"
+        problems.add(path, message, hint=f"chmod +x {shown_path(program)}")
 
 
 def validate_document(model: type[_Model], document: Document) -> _Model:
@@ -295,19 +357,21 @@ def _resolve_dir(text: str, root: Path, path: ValuePath, problems: Problems) -> 
     return None
 
 
-def _resolve_below(text: str, root: Path, path: ValuePath, problems: Problems) -> Path | None:
-    """The real path, or None after saying that it leaves the lab's folder."""
+_BELOW = "paths are relative to the folder of lab.yaml, and stay below it"
+
+
+def _resolve_below(
+    text: str, root: Path, path: ValuePath, problems: Problems, hint: str = _BELOW
+) -> Path | None:
+    """The real path, or None after saying that it leaves the folder ``root``."""
     if complaint := _leaves(text):
-        problems.add(path, f"{quoted(text)} {complaint}", hint=_BELOW)
+        problems.add(path, f"{quoted(text)} {complaint}", hint=hint)
         return None
     real = Path(os.path.realpath(root / text))
     if not real.is_relative_to(root):
-        problems.add(path, f"{quoted(text)} is a symbolic link to outside", hint=_BELOW)
+        problems.add(path, f"{quoted(text)} is a symbolic link to outside", hint=hint)
         return None
     return real
-
-
-_BELOW = "paths are relative to the folder of lab.yaml, and stay below it"
 
 
 def _leaves(text: str) -> str:

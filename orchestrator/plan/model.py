@@ -41,6 +41,9 @@ MAX_DATA_BYTES = 1 << 20
 MAX_REGEX = 500
 MAX_ALLOWED = 100
 MAX_TITLE = 60
+MAX_ARGUMENTS = 100
+MAX_ARGUMENT_BYTES = 16384
+MAX_COLLECT = 50
 
 
 class RefusedError(ValueError):
@@ -153,9 +156,11 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$"
 _MODULE = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,54}$"
 _OPTION = r"^[A-Z0-9][A-Za-z0-9_]*$"
 _PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]{0,79}$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 _PARAMETER_TEXT = r'^[^\x00-\x1f"]*$'
 _GUEST_PATH = r"^/[^\x00\n]*$"
 _COMMAND = r"^[^\x00]*$"
+_ARGUMENT = r"^[^\x00]{0,4096}$"
 _LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 _ERRNO = r"^E[A-Z0-9]{1,14}$"
 _SIGNAL = r"^SIG[A-Z0-9]{1,9}$"
@@ -175,9 +180,11 @@ PATTERN_WORDS: Mapping[str, str] = {
     _MODULE: "a module's name: up to 55 letters, digits and '_', '-'",
     _OPTION: "an option of the kernel's configuration, without CONFIG_: capitals, digits and '_'",
     _PARAMETER: "a parameter's name: letters, digits and '_'",
+    _VARIABLE: "an environment variable's name: letters, digits and '_'",
     _PARAMETER_TEXT: "a parameter's value: text without double quotes and control characters",
     _GUEST_PATH: "a path in the guest: it begins with '/'",
     _COMMAND: "a command: text without NUL characters",
+    _ARGUMENT: "an argument: up to 4096 characters, none of them NUL",
     _LINE: "one line of text, without control characters",
     _ERRNO: "an error's name, such as 'EINVAL'",
     _SIGNAL: "a signal's name, such as 'SIGTERM'",
@@ -229,6 +236,8 @@ Url = Annotated[str, Field(pattern=_URL), _WRITTEN]
 Suite = Annotated[str, Field(pattern=_SUITE), _WRITTEN]
 Timestamp = Annotated[str, Field(pattern=_TIMESTAMP), _WRITTEN]
 Command = Annotated[str, Field(pattern=_COMMAND, min_length=1, max_length=65536), _WRITTEN]
+Argument = Annotated[str, Field(pattern=_ARGUMENT), _WRITTEN]
+VariableName = Annotated[str, Field(pattern=_VARIABLE), _WRITTEN]
 KernelArgument = Annotated[str, Field(pattern=_LINE, max_length=1024), _WRITTEN]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Settle = Annotated[float, Field(ge=0, le=600)]
@@ -446,6 +455,47 @@ class RunStep(Step):
     expect: RunExpect = RunExpect()
 
 
+class ExecStep(Step):
+    """Bring a test program of the lab into the guest and run it; its exit status, and what it
+    says as TAP or KTAP, is the verdict.
+    """
+
+    verb: ClassVar[str] = "exec"
+    exec: LabPath = Field(description="a program, a C source or a folder, relative to `lab.yaml`")
+    program: LabPath | None = Field(
+        default=None, description="in a folder: the program to run, relative to the folder"
+    )
+    make: bool = Field(default=False, description="in a folder: run `make` there first")
+    arguments: tuple[Argument, ...] = Field(
+        default=(), max_length=MAX_ARGUMENTS, description="what it is called with"
+    )
+    environment: Mapping[VariableName, Argument] = Field(
+        default_factory=dict, description="environment variables that it has beside the usual"
+    )
+    user: int | None = Field(default=None, ge=0, le=65534, description="the user id to run it as")
+    output: Literal["auto", "tap", "text"] = Field(
+        default="auto",
+        description="`tap`: it prints TAP or KTAP; `text`: what it prints is not looked at; "
+        "`auto`: it is TAP where a line says so",
+    )
+    expect: RunExpect = RunExpect()
+
+    @model_validator(mode="after")
+    def _bounded(self) -> ExecStep:
+        texts = (*self.arguments, *self.environment, *self.environment.values())
+        if sum(len(text.encode(errors="surrogatepass")) for text in texts) > MAX_ARGUMENT_BYTES:
+            raise RefusedError(
+                f"`arguments` and `environment` have more than {MAX_ARGUMENT_BYTES} bytes in all"
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        """The step in one line: the program and its arguments."""
+        path = self.exec if self.program is None else f"{self.exec.rstrip('/')}/{self.program}"
+        return f"{self.verb} {clip(visible(' '.join((path, *self.arguments))), MAX_TITLE)}"
+
+
 class ReadStep(Step):
     """Read a file to its end with read(2), like `cat` but exact."""
 
@@ -549,11 +599,14 @@ class LogExpect(Value):
     )
     in_any_order: bool = Field(default=False, description="do not mind the order of `has`")
     lacks: tuple[TextOrLine, ...] = Field(default=(), description="lines that must not be there")
+    ktap: bool = Field(
+        default=False, description="there must be KTAP in it, such as KUnit's, without a failure"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> LogExpect:
-        if not self.has and not self.lacks:
-            raise RefusedError("nothing is checked: it needs `has` or `lacks`")
+        if not (self.has or self.lacks or self.ktap):
+            raise RefusedError("nothing is checked: it needs `has`, `lacks` or `ktap`")
         if any(isinstance(line, LogLine) and line.count is not None for line in self.lacks):
             raise RefusedError(
                 "`count` has no meaning in `lacks`: the line must not be there at all"
@@ -619,6 +672,7 @@ STEP_CLASSES: tuple[type[Step], ...] = (
     LoadStep,
     UnloadStep,
     RunStep,
+    ExecStep,
     ReadStep,
     WriteStep,
     LogStep,
@@ -642,6 +696,7 @@ AnyStep = Annotated[
     Annotated[LoadStep, Tag("load")]
     | Annotated[UnloadStep, Tag("unload")]
     | Annotated[RunStep, Tag("run")]
+    | Annotated[ExecStep, Tag("exec")]
     | Annotated[ReadStep, Tag("read")]
     | Annotated[WriteStep, Tag("write")]
     | Annotated[LogStep, Tag("log")]
@@ -714,6 +769,21 @@ class AllowEntry(Value):
     until: Date = Field(description="the last day on which it is allowed")
 
 
+class CollectEntry(Value):
+    """What is brought back from the guest. A plain path in its place is that path, not required."""
+
+    path: GuestPath = Field(description="a file or a folder; `*`, `?` and `[…]` as in a shell")
+    required: bool = Field(
+        default=False, description="`true`: the scenario fails where there is nothing"
+    )
+
+
+TextOrCollect = Annotated[
+    Annotated[GuestPath, Tag("text")] | Annotated[CollectEntry, Tag("mapping")],
+    Discriminator(_text_or_mapping),
+]
+
+
 class Scenario(Value):
     """Named steps with expectations, for a range of kernels, on modules of the lab."""
 
@@ -735,6 +805,11 @@ class Scenario(Value):
     )
     leaves: tuple[GuestPath, ...] = Field(
         default=(), description="names that it may leave behind, `*` and `?` allowed"
+    )
+    collect: tuple[TextOrCollect, ...] = Field(
+        default=(),
+        max_length=MAX_COLLECT,
+        description="files and folders of the guest that are kept with the evidence",
     )
     fresh: bool = Field(
         default=False, description="play it in a guest that nothing was played in before"
@@ -905,6 +980,11 @@ class NamedScenario(Value):
         loads = [step.load for step in self.scenario.steps if isinstance(step, LoadStep)]
         return tuple(dict.fromkeys((*self.scenario.modules, *loads)))
 
+    @property
+    def programs(self) -> tuple[ExecStep, ...]:
+        """Every step that brings a program."""
+        return tuple(step for step in self.scenario.steps if isinstance(step, ExecStep))
+
 
 class Lab(Value):
     """A whole lab as read: paths resolved, scenarios in order, nothing fetched or run."""
@@ -914,3 +994,5 @@ class Lab(Value):
     module_dirs: Mapping[str, Path]
     scenarios: tuple[NamedScenario, ...]
     images_dir: Path | None
+    program_paths: Mapping[str, Path] = Field(default_factory=dict)
+    """What `exec` steps bring, by what they call it."""

@@ -63,6 +63,42 @@ class CommandResult:
 
 
 @dataclass(frozen=True)
+class SubResult:
+    """What a test program, or a module in the kernel's log, said of one of its tests.
+
+    All texts are safe to show, and bounded.
+    """
+
+    path: tuple[str, ...]
+    """Its name, behind those of the tests that it is a part of."""
+    outcome: Outcome
+    """An expected failure (``XFAIL``, ``TODO``) is skipped: it is no pass, and fails nothing."""
+    directive: str = ""
+    """``SKIP``, ``TODO``, ``XFAIL``, ``TIMEOUT`` or ``ERROR``, where it has one."""
+    message: str = ""
+    """What stands behind the directive or the name; of a failure that says nothing there, the line
+    before it.
+    """
+    details: tuple[str, ...] = ()
+    """What was printed around a failure."""
+
+    @property
+    def name(self) -> str:
+        """The whole name in one line."""
+        return ": ".join(self.path)
+
+    @property
+    def said(self) -> str:
+        """Directive and message in one line; empty where it has neither."""
+        return " ".join(part for part in (self.directive, self.message) if part)
+
+    @property
+    def line(self) -> str:
+        """Its name and what is said of it."""
+        return f"{self.name} # {self.said}" if self.said else self.name
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What became of one step. ``command`` is absent for steps that ran none (``log``)."""
 
@@ -73,6 +109,8 @@ class StepResult:
     mismatches: tuple[Mismatch, ...] = ()
     reason: str = ""
     command: CommandResult | None = None
+    tests: tuple[SubResult, ...] = ()
+    """What its TAP or KTAP says, where it has any."""
 
     def explain(self, mismatch: Mismatch) -> str:
         """One of its mismatches in a sentence that says which step it was."""
@@ -89,6 +127,19 @@ class Hang:
     """Why it does not end, in words that are safe to show; empty where nothing tells."""
     stacks: tuple[Stack, ...] = ()
     """Of the tasks that may be why, those to blame first."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that was brought back from a guest."""
+
+    path: str
+    """Where it was in the guest, safe to show."""
+    file: str
+    """Where it is, from the cell's folder of evidence."""
+    size: int
+    """In bytes."""
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +177,10 @@ class CellResult:
     """Why its module does not build, where that is the reason."""
     hang: Hang | None = None
     """What is known of the step that did not end, where one did not."""
+    artifacts: tuple[Artifact, ...] = ()
+    """What was brought back from its guest."""
+    collect_notes: tuple[str, ...] = ()
+    """What was not, and why; safe to show."""
 
 
 BuiltBy = Literal["host", "guest", "cache"]

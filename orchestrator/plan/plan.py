@@ -193,6 +193,8 @@ def render_plan(plan: Plan) -> str:
     lines.append(f"  guests: {guest.memory_mib} MiB, {_counted(guest.cpus, 'processor')}")
     for name, folder in plan.lab.module_dirs.items():
         lines.append(f"  modules {name}: {folder}")
+    for name, path in plan.lab.program_paths.items():
+        lines.append(f"  test program {name}: {path}")
     for kernel in plan.kernels:
         lines += ["", *_render_kernel(kernel)]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from orchestrator.adapters.freezer import Freezer
 from orchestrator.adapters.kbuild import BuiltModule
 from orchestrator.adapters.kernels import Kernel
 from orchestrator.adapters.machine import QEMU, Frozen, seal_memory
+from orchestrator.adapters.programs import Program
 from orchestrator.adapters.ssh import KeyPair
 from orchestrator.foundation import process
 from orchestrator.plan.leftovers import Names
@@ -25,12 +26,15 @@ FORMAT = 3
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def frozen_key(bare: str, modules: Mapping[str, BuiltModule]) -> str:
-    """The name of a guest that is frozen with these modules in place; ``bare`` without any."""
-    if not modules:
+def frozen_key(
+    bare: str, modules: Mapping[str, BuiltModule], programs: Sequence[Program] = ()
+) -> str:
+    """The name of a guest that is frozen with these in place; ``bare`` with nothing."""
+    if not modules and not programs:
         return bare
     return f"{bare}-" + hash_of(
-        sorted((name, sha256_of(module.path)) for name, module in modules.items())
+        sorted((name, sha256_of(module.path)) for name, module in modules.items()),
+        sorted(program.sha256 + program.label for program in programs),
     )
 
 
@@ -38,7 +42,7 @@ def bare_key(plan: GuestPlan, kernel: Kernel, image_key: str) -> str:
     """The name of a guest that is frozen as it booted.
 
     Anything that may make another guest of it is in the name: QEMU and its command line, the
-    processor where the guest has the host's, and every file that the guest was given. Raises
+    processor where the guest has the host's, and every file that it boots from. Raises
     ``HostError`` where there is no QEMU.
     """
     return f"{plan.release}-" + hash_of(
@@ -82,6 +86,9 @@ def keep_frozen(freezer: Freezer, key: str, frozen: FrozenGuest, console: Path) 
         "word": frozen.word,
         "names": asdict(names) | {"names": sorted(names.names)},
         "note": frozen.note,
+        "unbuilt": {
+            label: base64.b64encode(said).decode() for label, said in frozen.unbuilt.items()
+        },
     }
     freezer.keep(key, about, machine.memory, machine.state, console)
 
@@ -119,4 +126,5 @@ def _read(about: dict[str, Any], state: bytes, plan: GuestPlan, memory: int) -> 
         about["word"],
         Names(names["taint"], frozenset(names["names"]), tuple(names["unread"])),
         about["note"],
+        {label: base64.b64decode(said) for label, said in about.get("unbuilt", {}).items()},
     )

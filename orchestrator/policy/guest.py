@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +25,15 @@ from orchestrator.adapters.machine import (
     start_machine,
     time_scale,
 )
-from orchestrator.adapters.ssh import Job, KeyPair, SshStream, check, generate_key_pair
+from orchestrator.adapters.programs import Program, build_program, send_programs
+from orchestrator.adapters.ssh import (
+    MAX_OUTPUT,
+    Job,
+    KeyPair,
+    SshStream,
+    check,
+    generate_key_pair,
+)
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import BootError, LabError, MachineError, RunInterruptedError
 from orchestrator.plan.bootfailure import has_kernel_spoken
@@ -73,6 +81,8 @@ class GuestPlan:
     files: BootFiles
     timeouts: Timeouts
     run_dir: RunDir
+    programs: tuple[Program, ...] = ()
+    """What steps bring: in each guest before anything is played."""
 
     @property
     def scale(self) -> float:
@@ -93,6 +103,8 @@ class FrozenGuest:
     """What there was in it."""
     note: str = ""
     """Why its forks have to be connected to anew, where that is so."""
+    unbuilt: Mapping[str, bytes] = field(default_factory=dict)
+    """Test programs that did not build, by their labels: the end of what their builds said."""
 
     def without_connection(self) -> FrozenGuest:
         """The same, to be connected to anew."""
@@ -140,6 +152,8 @@ class Guest:
         self._agent: Agent | None = None
         self.names: Names | None = None
         """What there is in it before anything is played; None where it was not looked at."""
+        self.unbuilt: Mapping[str, bytes] = {}
+        """Test programs that did not build in it; see ``FrozenGuest``."""
         self._keys: tuple[KeyPair, KeyPair] | None = None
         self._goes_on = False
         """Whether its agent came with it out of a frozen guest."""
@@ -185,8 +199,14 @@ class Guest:
         seconds = self.plan.timeouts.boot * self.plan.scale
         machine.wait_for_boot(Deadline.after(seconds, "the boot"), user_key, host_key)
         self._check_release()
-        if self.modules:
-            self.push_modules(self.modules)
+        self.furnish(self.modules)
+
+    def furnish(self, modules: Mapping[str, BuiltModule]) -> None:
+        """Put these modules, and the plan's test programs, where scenarios look for them."""
+        if modules:
+            self.push_modules(modules)
+        if self.plan.programs:
+            self._push_programs()
 
     def _start(
         self,
@@ -219,7 +239,10 @@ class Guest:
         if stream is None:
             machine.shell.close()
         machine.rescue(UNTIL_ALONE.format(1 if stream is None else 2), deadline)
-        frozen = FrozenGuest(machine.freeze(deadline, stream), *self._keys, word, names, note)
+        frozen = FrozenGuest(
+            *(machine.freeze(deadline, stream), *self._keys, word, names, note),
+            unbuilt=self.unbuilt,
+        )
         self.close()
         seal_memory(frozen.machine.memory)
         return frozen
@@ -263,7 +286,7 @@ class Guest:
         said = check(result, "going on from a frozen guest", MachineError).stdout
         if said.decode(errors="replace").split() != [frozen.word, self.plan.release]:
             raise MachineError("the guest that goes on is not the one that was frozen")
-        self.names = frozen.names
+        self.names, self.unbuilt = frozen.names, frozen.unbuilt
         self._goes_on = stream is not None
 
     def close(self) -> None:
@@ -290,6 +313,23 @@ class Guest:
         command = "mkdir -p /lab/modules && tar -x -m --no-same-owner -C /lab/modules"
         result = self.machine.shell.run(command, deadline, stdin=pack_modules(modules.values()))
         check(result, "copying modules into the guest", MachineError)
+
+    def _push_programs(self) -> None:
+        """Bring the lab's test programs, and build those that have to be built; what those say is
+        left in the boot's folder.
+        """
+        scale, shell = self.plan.scale, self.machine.shell
+        deadline = Deadline.after(30 * scale, "copying test programs into the guest")
+        send_programs(shell, self.plan.programs, deadline)
+        unbuilt = {}
+        for program in self.plan.programs:
+            if not program.build:
+                continue
+            built, said = build_program(shell, program, self.plan.timeouts.build * scale)
+            (self._folder / f"{program.label}.log").write_bytes(said)
+            if not built:
+                unbuilt[program.label] = said
+        self.unbuilt = unbuilt
 
     def ssh_command(self) -> str:
         """A command that opens a shell in this guest; leaves its keys in the boot's folder."""
@@ -349,11 +389,11 @@ class Guest:
             )
         return Place(len(self._machines) - 1, record)
 
-    def run(self, order: Order, deadline: Deadline) -> CommandResult:
+    def run(self, order: Order, deadline: Deadline, *, limit: int = MAX_OUTPUT) -> CommandResult:
         """Have the guest's agent carry out an order. Raises as that does."""
         if self._agent is None or self._agent.lost:
             self._agent = Agent.start(self.machine.shell, deadline)
-        return self._agent.run(order, deadline)
+        return self._agent.run(order, deadline, limit=limit)
 
     def ask_for_leaks(self, command: str) -> bytes:
         """What a command to kmemleak prints. Raises ``LabError``."""

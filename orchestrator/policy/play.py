@@ -29,6 +29,7 @@ from orchestrator.foundation.errors import (
     RunInterruptedError,
 )
 from orchestrator.plan.allowing import Allowance, mark_allowed
+from orchestrator.plan.execjudge import Judged, judge_exec, judge_ktap, judge_unbuilt
 from orchestrator.plan.frames import LoadedCode, locate_code
 from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
@@ -54,6 +55,7 @@ from orchestrator.plan.loading import Loading, explain_load
 from orchestrator.plan.model import (
     BackgroundStep,
     EndStep,
+    ExecStep,
     LoadStep,
     LogStep,
     NamedScenario,
@@ -72,7 +74,8 @@ from orchestrator.plan.outcome import (
     Outcome,
     StepResult,
 )
-from orchestrator.plan.visible import decode, visible_lines
+from orchestrator.plan.visible import decode, visible, visible_lines
+from orchestrator.policy.collecting import Collected, as_entries, collect
 from orchestrator.policy.decoding import decode_findings
 from orchestrator.policy.guest import FORGET_LEAKS, LIST_NAMES, Guest, Place, names_in
 from orchestrator.policy.hanging import HungStep, ask_hung_guest, explain_hang
@@ -109,6 +112,8 @@ class _Course:
     jobs: dict[str, Job] = field(default_factory=dict)
     names: Names | None = None
     """What there was before the first load, or since the last reboot."""
+    collected: Collected = field(default_factory=Collected)
+    """What was brought back from the guest."""
     left: tuple[Leftover, ...] = ()
     """What was there beside it after the last unload."""
     held: set[str] = field(default_factory=set)
@@ -121,6 +126,10 @@ class _Course:
     """What kmemleak told of after the last unload; None where it was not asked."""
     hung: HungStep | None = None
     """The step that did not end, and what the guest said of it."""
+    tested: bool = False
+    """Whether a test program tested anything."""
+    skip: str = ""
+    """Why the first that did not skipped itself."""
     broken: str = ""
     """Why the guest cannot be used any more."""
     error: str = ""
@@ -208,8 +217,25 @@ class Play:
                 self._record(StepResult(0, step.title, Outcome.SKIPPED, reason="not reached"))
             else:
                 self._play_step(step)
+        if self._scenario.collect:
+            self._course.collected = self._collect()
         self._close()
         self._seconds = time.monotonic() - self._started
+
+    def _collect(self) -> Collected:
+        """Bring back what the scenario wants, as the steps left it: modules are still loaded."""
+        entries = as_entries(self._scenario.collect)
+        if self._course.ended_by is not None or not self._guest.machine.alive:
+            return Collected(notes=("nothing was brought back: the guest is gone",))
+        try:
+            return collect(self._guest, entries, self._folder)
+        except CommandTimeoutError as timeout:
+            self._course.broken = self._course.broken or timeout.message
+            note = "bringing files back did not end in time: reading one of them may block for ever"
+            return Collected(notes=(note,), failure=note)
+        except LabError as error:
+            self._take_end(error)
+            return Collected(notes=(f"nothing was brought back: {visible(error.message)}",))
 
     def _play_step(self, step: Step) -> None:
         started = time.monotonic()
@@ -391,6 +417,7 @@ class Play:
             LoadStep: self._load,
             UnloadStep: self._unload,
             RunStep: self._run_command,
+            ExecStep: self._exec_program,
             ReadStep: self._read,
             WriteStep: self._write,
             LogStep: self._check_log,
@@ -478,6 +505,24 @@ class Play:
         result = self._exec(step, *words, user=step.user, stdin=step.stdin.encode())
         return _judged(step, result, judge_run(step.expect, result))
 
+    def _exec_program(self, step: ExecStep) -> StepResult:
+        programs = self._guest.plan.programs
+        program = next(each for each in programs if each.key == (step.exec, step.make))
+        if (said := self._guest.unbuilt.get(program.label)) is not None:
+            build = CommandResult(program.build_command, None, None, said, b"", 0.0)
+            return _with_tests(_judged(step, build, ()), judge_unbuilt(step.exec, said))
+        words = script(program.command(step.program, step.arguments, step.environment))
+        result = self._exec(step, *words, user=step.user)
+        judged = judge_exec(step, result)
+        course = self._course
+        if judged.outcome is Outcome.SKIPPED:
+            course.skip = (
+                course.skip or f"step {len(course.steps) + 1}, {step.title}: {judged.reason}"
+            )
+        else:
+            course.tested = True
+        return _with_tests(_judged(step, result, ()), judged)
+
     def _read(self, step: ReadStep) -> StepResult:
         options = () if step.offset is None else ("--offset", str(step.offset))
         result = self._exec(
@@ -506,7 +551,9 @@ class Play:
         assert self._begin is not None
         since = self._course.named[step.log.since] if step.log.since else self._begin
         records = _without_markers(self._guest.records(since))
-        return _judged(step, None, judge_log(step.log, records))
+        ktap = judge_ktap(step.log, records)
+        mismatches = (*ktap.mismatches, *judge_log(step.log, records))
+        return replace(_judged(step, None, mismatches), tests=ktap.tests)
 
     def _background(self, step: BackgroundStep) -> StepResult:
         number = len(self._course.steps) + 1
@@ -575,12 +622,15 @@ class Play:
         # A module that broke the kernel cannot go, and that it broke is told already.
         left = tuple(each for each in course.left if not (found and each.is_module))
         reasons += [describe_leftovers(left)] if left else []
+        reasons += [course.collected.failure] if course.collected.failure else []
         outcome = Outcome.FAILED if reasons else Outcome.PASSED
         if course.ended_by is not None and not reasons:
             outcome, reasons = self._judge_end(course.ended_by, expected)
         blind = self._why_blind(found, lost)
         if outcome is not Outcome.FAILED and blind:
             outcome, reasons = Outcome.ERROR, [blind]
+        if outcome is Outcome.PASSED and course.skip and not course.tested:
+            outcome, reasons = Outcome.SKIPPED, [course.skip]  # nothing was tested
         return CellResult(
             kernel=kernel,
             scenario=self._named.name,
@@ -594,6 +644,8 @@ class Play:
             seconds=self._seconds,
             evidence=evidence,
             hang=hang,
+            artifacts=course.collected.artifacts,
+            collect_notes=course.collected.notes,
         )
 
     def _explain_hang(self, until: Place | None) -> Hang | None:
@@ -680,6 +732,17 @@ def _judged(
     )
 
 
+def _with_tests(step: StepResult, judged: Judged) -> StepResult:
+    """The result of a step that has tests of its own."""
+    return replace(
+        step,
+        outcome=judged.outcome,
+        mismatches=judged.mismatches,
+        tests=judged.tests,
+        reason=judged.reason,
+    )
+
+
 def _without_markers(records: tuple[Record, ...]) -> tuple[Record, ...]:
     return tuple(record for record in records if parse_marker(record.text) is None)
 
@@ -700,6 +763,7 @@ def render_step(step: StepResult) -> str:
         for name, data in (("stdout", step.command.stdout), ("stderr", step.command.stderr)):
             if data:
                 lines += [f"{name}:", data.decode(errors="backslashreplace").rstrip("\n")]
+    lines += [f"{test.outcome.value:8} {test.name}" for test in step.tests]
     for mismatch in step.mismatches:
         lines += [f"MISMATCH {mismatch.what}: {mismatch.message}", *mismatch.diff]
     return "\n".join(lines) + "\n"

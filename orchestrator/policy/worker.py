@@ -20,6 +20,7 @@ from orchestrator.adapters.initramfs import ensure_initramfs
 from orchestrator.adapters.kbuild import BuiltModule, ModuleBuildError
 from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
 from orchestrator.adapters.machine import BootFiles, open_memory
+from orchestrator.adapters.programs import Program, load_program
 from orchestrator.adapters.sources import SourceContext
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.adapters.vmlinux import BootKernel, ensure_boot_kernel, without_vmlinux
@@ -153,6 +154,18 @@ def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
     return GuestSpec(
         *(verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments, guest.without)
     )
+
+
+def load_programs(lab: Lab, version: KernelVersion) -> tuple[Program, ...]:
+    """The test programs of all scenarios that are for a kernel. Raises ``ConfigError``."""
+    steps = (
+        step
+        for scenario in lab.scenarios
+        if scenario.kernels.contains(version)
+        for step in scenario.programs
+    )
+    wanted = dict.fromkeys((step.exec, step.make) for step in steps)
+    return tuple(load_program(name, lab.program_paths[name], is_made) for name, is_made in wanted)
 
 
 def open_workshop(
@@ -318,6 +331,15 @@ class Worker:
 
     # --- guests ----------------------------------------------------------------------------
 
+    def _load_programs(self, todo: Sequence[Cell]) -> tuple[Program, ...]:
+        """What the scenarios for this kernel bring, if one of those to be played brings anything:
+        so a frozen guest does for any choice of them. Raises ``ConfigError``.
+        """
+        assert self._identity is not None, "it is known before anything is played"
+        if not any(cell.scenario.programs for cell in todo):
+            return ()
+        return load_programs(self._lab, KernelVersion.parse(self._identity.version))
+
     def _play(self, ready: Ready, todo: list[Cell]) -> None:
         """Play every cell: in forks of one guest, or, where that cannot be, in turn."""
         plan = GuestPlan(
@@ -327,6 +349,7 @@ class Worker:
             files=ready.files,
             timeouts=self._lab.file.timeouts,
             run_dir=self._run_dir,
+            programs=self._load_programs(todo),
         )
         workshop = open_workshop(self._lab, ready, plan, self._cache, self._listener)
         if self._plan.modules_wanted:
@@ -395,7 +418,8 @@ class Worker:
         """A guest's name in the freezer; none where it has to boot before its modules are known."""
         if self._plan.modules_wanted and self._built is None:
             return ""
-        return frozen_key(self._bare_key(plan), self._built.modules if self._built else {})
+        modules = self._built.modules if self._built else {}
+        return frozen_key(self._bare_key(plan), modules, plan.programs)
 
     def _bare_key(self, plan: GuestPlan) -> str:
         assert self._ready is not None, "the kernel is ready"
@@ -418,8 +442,9 @@ class Worker:
         There is one from the second time on that this kernel gets modules.
         """
         plan, bare = self._with_boot_file(plan), self._bare_key(plan)
-        if self._built is None or not self._freezer.has_alike(bare):
+        if self._frozen_key(plan) == bare or not self._freezer.has_alike(bare):
             return None
+        modules = self._built.modules if self._built else {}
         guest = Guest(plan, {}, self._boots)
         try:
             if not self._freezer.has(bare):
@@ -430,7 +455,7 @@ class Worker:
             self._listener(Doing(self._plan.name, "putting modules into a guest frozen before"))
             folder = self._run_dir.furnished(self._plan.name)
             guest.resume(frozen, folder, alone=True)
-            guest.push_modules(self._built.modules)
+            guest.furnish(modules)
             furnished = guest.freeze()
         except LabError as error:
             if isinstance(error, RunInterruptedError):
@@ -455,7 +480,7 @@ class Worker:
     def _keep_bare(self, plan: GuestPlan, key: str) -> None:
         """Boot a guest without modules, and keep it. Raises what a boot raises."""
         with open_memory() as memory:
-            guest = self._booted(plan, memory, {})
+            guest = self._booted(replace(plan, programs=()), memory, {})
             try:
                 frozen = guest.freeze()
             finally:

@@ -22,8 +22,10 @@ from orchestrator.plan import labfile, model
 from orchestrator.plan.labfile import load_lab, load_scenarios
 from orchestrator.plan.model import (
     BackgroundStep,
+    CollectEntry,
     Data,
     EndStep,
+    ExecStep,
     Lab,
     LoadStep,
     LogLine,
@@ -58,6 +60,7 @@ scenarios:
     kernels: ">=5.6 <7.0"
     expect_kernel: [warning]
     leaves: [/proc/hello, "/proc/devices: char * hello"]
+    collect: [/tmp/out, {path: '/var/log/*.bin', required: true}]
     fresh: true
     steps:
       - load: extra
@@ -74,6 +77,16 @@ scenarios:
           stdout: 6.10
           stderr: {lacks: [oops], matches: '^$'}
           within: 1
+      - exec: tests/suite
+        program: run.sh
+        make: true
+        arguments: [--count, 3, "", true]
+        environment: {TARGET: /proc/hello, LEVEL: 0x10}
+        user: 1000
+        output: tap
+        expect: {status: 1}
+      - exec: tests/smoke.sh
+        expect: "fine\\n"
       - read: /proc/hello
         size: 16
         offset: 0x10
@@ -100,6 +113,7 @@ scenarios:
           has: [hello, {regex: 'w.rld', count: 2}]
           in_any_order: true
           lacks: [BUG, {text: Oops}]
+          ktap: true
       - unload: extra
         expect: {within: 5}
       - reboot: true
@@ -129,7 +143,24 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "twin/hello.yaml").touch()
     (tmp_path / "lab.yaml").write_text(LAB)
     (tmp_path / "scenarios/hello.yaml").write_text(GOOD)
+    write_programs(tmp_path)
     return tmp_path
+
+
+def write_programs(root: Path) -> None:
+    """The test programs that labs here bring, good and bad."""
+    (root / "tests/suite/sub").mkdir(parents=True)
+    (root / "tests/bare").mkdir()
+    (root / "tests/suite/Makefile").touch()
+    (root / "tests/steps.c").touch()
+    for name in ("smoke.sh", "suite/run.sh", "bare/run.sh"):
+        (root / "tests" / name).touch()
+        (root / "tests" / name).chmod(0o755)
+    for name in ("plain.sh", "suite/plain.sh"):
+        (root / "tests" / name).touch(mode=0o644)
+    os.mkfifo(root / "tests/pipe")
+    (root / "tests/out").symlink_to("/etc")
+    (root / "tests/suite/up.sh").symlink_to("../smoke.sh")
 
 
 def refusal(path: Path = Path("lab.yaml")) -> ConfigError:
@@ -341,16 +372,27 @@ def test_defaults(root: Path) -> None:
 
 def test_everything(root: Path) -> None:
     (root / "scenarios/hello.yaml").write_text(EVERYTHING)
-    (named,) = load_scenarios(root / "scenarios/hello.yaml")
+    (named,) = load_scenarios(root / "scenarios/hello.yaml", root)
     scenario = named.scenario
     assert named.name == "hello/greeting"
     assert named.modules == ("hello", "other-one", "extra")
     assert named.kernels.text == ">=5.6 <7.0"
     assert (scenario.expect_kernel, scenario.fresh) == (("warning",), True)
     assert scenario.leaves == ("/proc/hello", "/proc/devices: char * hello")
-    (load, first, true, pread, read, repeat, digits, text, back, end, log, unload, reboot) = (
-        scenario.steps
+    assert scenario.collect == (
+        "/tmp/out",
+        CollectEntry(path="/var/log/*.bin", required=True),
     )
+    (load, first, true, made, smoke, *rest) = scenario.steps
+    (pread, read, repeat, digits, text, back, end, log, unload, reboot) = rest
+    assert isinstance(made, ExecStep)
+    assert made.arguments == ("--count", "3", "", "true")
+    assert made.environment == {"TARGET": "/proc/hello", "LEVEL": "0x10"}
+    assert (made.program, made.make, made.user, made.output) == ("run.sh", True, 1000, "tap")
+    assert (made.expect.status, made.title) == (1, "exec tests/suite/run.sh --count 3  true")
+    assert isinstance(smoke, ExecStep)
+    assert (smoke.output, smoke.expect.stdout, smoke.make) == ("auto", "fine\n", False)
+    assert named.programs == (made, smoke)
     assert isinstance(load, LoadStep)
     assert load.parameters == {
         "count": 3,
@@ -386,6 +428,7 @@ def test_everything(root: Path) -> None:
     assert isinstance(log, LogStep)
     assert log.log.has == ("hello", LogLine(regex="w.rld", count=2))
     assert log.log.lacks == ("BUG", LogLine(text="Oops"))
+    assert log.log.ktap
     assert isinstance(unload, UnloadStep)
     assert isinstance(reboot, RebootStep)
 
@@ -418,6 +461,32 @@ def test_modules_images_and_groups(root: Path) -> None:
     assert lab.module_dirs == {"a": root / "kmod/make", "b": root / "kmod/make", "c": root}
     assert lab.images_dir == root / "images"
     assert lab.file.groups == {"quick": ("deb12",)}
+
+
+def test_programs_are_found_below_the_lab(root: Path) -> None:
+    (root / "tests/alias.sh").symlink_to("smoke.sh")
+    (root / "scenarios/hello.yaml").write_text(
+        steps(
+            "- exec: tests/smoke.sh\n- exec: ./tests/alias.sh\n- exec: tests/steps.c\n"
+            "- exec: tests/suite/\n  program: made-by-make\n  make: true\n"
+            "- exec: tests/bare\n  program: ./run.sh"
+        )
+    )
+    assert load_lab(Path("lab.yaml"), entry_types()).program_paths == {
+        "tests/smoke.sh": root / "tests/smoke.sh",
+        "./tests/alias.sh": root / "tests/smoke.sh",
+        "tests/steps.c": root / "tests/steps.c",
+        "tests/suite/": root / "tests/suite",
+        "tests/bare": root / "tests/bare",
+    }
+
+
+def test_arguments_are_bounded_in_all(root: Path) -> None:
+    many = ", ".join(["x" * 4096] * 4)
+    (root / "scenarios/hello.yaml").write_text(
+        steps(f"- exec: tests/smoke.sh\n  arguments: [{many}]\n  environment: {{A: b}}")
+    )
+    assert "`arguments` and `environment` have more than 16384 bytes" in refusal().message
 
 
 def test_scenarios_come_in_order_and_once(root: Path) -> None:
@@ -540,6 +609,7 @@ def fuzz_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "kmod/hello").mkdir(parents=True)
     (root / "kmod/hello/Kbuild").touch()
     (root / "scenarios").mkdir()
+    write_programs(root)
     return root
 
 

@@ -31,6 +31,7 @@ from orchestrator.plan.leftovers import Leftover, describe_leftovers
 from orchestrator.plan.model import FindingClass
 from orchestrator.plan.outcome import (
     AllowUse,
+    Artifact,
     CellResult,
     CommandResult,
     FolderBuild,
@@ -41,6 +42,7 @@ from orchestrator.plan.outcome import (
     Outcome,
     RunResult,
     StepResult,
+    SubResult,
     judge_result,
 )
 from orchestrator.plan.stacks import Stack, explain_stacks
@@ -962,3 +964,100 @@ def test_a_judged_cell_is_a_line_at_once(tmp_path: Path) -> None:
     whole = json.loads(render_results(run(KernelResult("k1", None, cells=tuple(cells)))))
     in_results = whole["kernels"][0]["cells"]
     assert [json.loads(line) for line in lines] == [{"kernel": "k1", **one} for one in in_results]
+
+
+# --- test programs, and what is brought back -------------------------------------------------
+
+
+def cell_with_tests(text: str = "bind") -> CellResult:
+    tests = (
+        SubResult(("net", "connect"), Outcome.PASSED),
+        SubResult(("net", visible(text)), Outcome.FAILED, "ERROR", "no", ("errno 98",)),
+        SubResult(("later",), Outcome.SKIPPED, "SKIP", "not yet"),
+    )
+    mismatch = Mismatch("test", "1 of 3 tests failed: net", (f"not ok: {tests[1].line}",))
+    step = StepResult(1, "exec tests/net", Outcome.FAILED, 0.5, (mismatch,), tests=tests)
+    artifact = Artifact(visible(f"/tmp/{text}"), "collected/tmp/x", 5, "0" * 64)
+    return CellResult(
+        "k1",
+        "net/all",
+        Outcome.FAILED,
+        step.explain(mismatch),
+        (step,),
+        artifacts=(artifact,),
+        collect_notes=("/tmp/none: there was no file",),
+    )
+
+
+def passed_cell() -> CellResult:
+    failed = cell_with_tests()
+    step = replace(failed.steps[0], outcome=Outcome.PASSED, mismatches=())
+    step = replace(step, tests=(step.tests[0], step.tests[2]))
+    return replace(failed, outcome=Outcome.PASSED, reason="", steps=(step,))
+
+
+def test_tests_of_programs_are_in_the_report() -> None:
+    report = render_report(run(kernel(cell_with_tests())))
+    assert "       not ok: net: bind # ERROR no\n" in report
+    assert "     tests: 1 passed, 1 failed, 1 skipped\n" in report
+    assert "     skipped: later # SKIP not yet\n" in report
+    assert "\nbrought back: /tmp/bind (5 bytes): collected/tmp/x\n" in report
+    assert "\nnot brought back: /tmp/none: there was no file\n" in report
+
+
+def test_tests_of_programs_that_passed_are_in_the_report_too() -> None:
+    report = render_report(run(kernel(passed_cell())))
+    assert "net/all on k1, step 1, exec tests/net\n  tests: 1 passed, 1 skipped\n" in report
+    assert "net/all on k1\n  brought back: /tmp/bind (5 bytes): collected/tmp/x\n" in report
+
+
+def test_tests_of_programs_are_cases_of_junit() -> None:
+    suite = ElementTree.fromstring(render_junit(run(kernel(cell_with_tests()))))[0]
+    numbers = {name: suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")}
+    assert numbers == {"tests": "4", "failures": "2", "errors": "0", "skipped": "1"}
+    cases = suite.findall("testcase")
+    assert [case.attrib["name"] for case in cases] == [
+        "net/all",
+        *(f"exec tests/net: {name}" for name in ("net: connect", "net: bind", "later")),
+    ]
+    assert cases[1].attrib["classname"] == "procfs.k1.net/all"
+    assert len(cases[1]) == 0
+    failure = cases[2].find("failure")
+    assert failure is not None
+    assert (failure.attrib["message"], failure.text) == ("ERROR no", "errno 98")
+    skipped = cases[3].find("skipped")
+    assert skipped is not None
+    assert skipped.attrib["message"] == "SKIP not yet"
+
+
+def test_tests_and_artifacts_are_in_the_results() -> None:
+    raw = json.loads(render_results(run(kernel(cell_with_tests()))))
+    jsonschema.validate(raw, load_schema())
+    told = raw["kernels"][0]["cells"][0]
+    assert told["steps"][0]["tests"][1] == {
+        "name": "net: bind",
+        "path": ["net", "bind"],
+        "outcome": "failed",
+        "directive": "ERROR",
+        "message": "no",
+        "details": ["errno 98"],
+    }
+    assert told["artifacts"] == [
+        {"path": "/tmp/bind", "file": "collected/tmp/x", "size": 5, "sha256": "0" * 64}
+    ]
+    assert told["collect_notes"] == ["/tmp/none: there was no file"]
+
+
+def test_hostile_names_of_tests_and_files_harm_no_report() -> None:
+    result = run(kernel(cell_with_tests(HOSTILE)))
+    ElementTree.fromstring(render_junit(result))
+    for text in (render_report(result), render_summary(result)):
+        assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_the_report_bounds_what_a_guest_can_make_many_of() -> None:
+    many = cell_with_tests()
+    tests = tuple(SubResult((str(n),), Outcome.SKIPPED, "SKIP", "") for n in range(5000))
+    steps = (replace(many.steps[0], tests=tests),)
+    many = replace(many, steps=steps, artifacts=many.artifacts * 1000)
+    assert render_report(run(kernel(many))).count("\n") < 300

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.plan.execjudge import SKIPPED_ITSELF
 from orchestrator.plan.frames import CodeAddress, Frame
 from orchestrator.plan.klog import Finding
 from orchestrator.plan.leftovers import Leftover, describe_leftover
@@ -16,8 +17,10 @@ from orchestrator.plan.outcome import (
     Outcome,
     RunResult,
     StepResult,
+    SubResult,
     judge_result,
 )
+from orchestrator.plan.tap import count_in_words
 from orchestrator.plan.visible import visible
 from orchestrator.policy.reports.boundaries import render_changes_in_full
 from orchestrator.policy.reports.text import cut
@@ -27,6 +30,8 @@ MAX_FINDINGS = 10
 MAX_CODE_LINES = 120
 """How many lines of code are told of one finding; a trace of the kernel's has far fewer."""
 MAX_LEFT_BEHIND = 50
+MAX_TESTS = 100
+MAX_ARTIFACTS = 50
 _SIGNS = {
     Outcome.PASSED: "ok",
     Outcome.FAILED: "FAIL",
@@ -50,6 +55,7 @@ def render_report(result: RunResult) -> str:
         "\n".join(_LEGEND),
         "\n".join(render_changes_in_full(result)),
         "\n".join(_allow(result)),
+        "\n".join(_brought(result)),
         *("\n".join(_told(cell)) for cell in result.cells if cell.outcome is not Outcome.PASSED),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -160,6 +166,7 @@ def render_cell(cell: CellResult) -> Iterator[str]:
     if cell.hang is not None:
         yield from _hang(cell.hang)
     yield from _left_behind(cell.left_behind)
+    yield from map(cut, _artifacts(cell))
     if cell.taint_before is not None or cell.taint_after is not None:
         yield f"taint before: {cell.taint_before}, after: {cell.taint_after}"
     if cell.evidence is not None:
@@ -193,6 +200,48 @@ def _hang(hang: Hang) -> Iterator[str]:
         yield from _excerpt(stack.lines, stack.frames)
 
 
+def _brought(result: RunResult) -> Iterator[str]:
+    """What test programs said, and what was brought back, where a scenario passed or skipped
+    itself.
+    """
+    for cell in result.cells:
+        if cell.outcome not in (Outcome.PASSED, Outcome.SKIPPED):
+            continue
+        if told := list(_artifacts(cell)):
+            yield cut(f"{cell.scenario} on {cell.kernel}")
+            yield from (cut(f"  {line}") for line in told)
+        for step in cell.steps:
+            told = list(_tests(step.tests))
+            if step.reason.startswith(SKIPPED_ITSELF):
+                told.insert(0, step.reason)
+            if told:
+                yield cut(f"{cell.scenario} on {cell.kernel}, step {step.number}, {step.title}")
+                yield from (cut(f"  {line}") for line in told)
+
+
+def _artifacts(cell: CellResult) -> Iterator[str]:
+    """What was brought back from its guest, and what was not."""
+    for artifact in cell.artifacts[:MAX_ARTIFACTS]:
+        yield f"brought back: {artifact.path} ({artifact.size} bytes): {artifact.file}"
+    if len(cell.artifacts) > MAX_ARTIFACTS:
+        yield f"… and {len(cell.artifacts) - MAX_ARTIFACTS} more files brought back"
+    yield from (f"not brought back: {note}" for note in cell.collect_notes)
+
+
+def _tests(tests: Sequence[SubResult]) -> Iterator[str]:
+    """How many tests of a step came to what, and by name those that were skipped; mismatches tell
+    of those that failed.
+    """
+    if not tests:
+        return
+    yield count_in_words(tests)
+    skipped = [test for test in tests if test.outcome is Outcome.SKIPPED]
+    for test in skipped[:MAX_TESTS]:
+        yield f"skipped: {test.line}"
+    if len(skipped) > MAX_TESTS:
+        yield f"… and {len(skipped) - MAX_TESTS} more"
+
+
 def _left_behind(leftovers: Sequence[Leftover]) -> Iterator[str]:
     for leftover in leftovers[:MAX_LEFT_BEHIND]:
         yield cut(f"left behind: {describe_leftover(leftover)}")
@@ -207,6 +256,7 @@ def _step(step: StepResult) -> Iterator[str]:
     for mismatch in step.mismatches:
         yield f"     {visible(mismatch.what)}: {visible(mismatch.message)}"
         yield from (cut(f"       {line}") for line in mismatch.diff)
+    yield from (cut(f"     {line}") for line in _tests(step.tests))
 
 
 def _finding(finding: Finding) -> Iterator[str]:

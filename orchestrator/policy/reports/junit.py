@@ -1,4 +1,5 @@
-"""``junit.xml``: one suite for each kernel, one case for each scenario.
+"""``junit.xml``: one suite for each kernel, one case for each scenario, and behind it one
+for each test that a program of its steps told of.
 
 The shape is what Jenkins, GitLab and pytest's own reports agree on. Everything passes
 through ``visible``: XML 1.0 has no way to write most control characters, not even escaped.
@@ -10,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 from orchestrator.plan.boundary import describe, find_boundaries
-from orchestrator.plan.outcome import CellResult, KernelResult, Outcome, RunResult
+from orchestrator.plan.outcome import (
+    CellResult,
+    KernelResult,
+    Outcome,
+    RunResult,
+    StepResult,
+    SubResult,
+)
 from orchestrator.plan.visible import visible
 from orchestrator.policy.reports.details import render_cell
 
@@ -49,15 +57,16 @@ def _suite(
     suite.append(_suite_properties(result, kernel))
     for cell in cells:
         suite.append(_case(result, cell, changes.get(cell.scenario, "")))
+        for step in cell.steps:
+            suite.extend(_sub_case(result, cell, step, test) for test in step.tests)
     return suite
 
 
 def _numbers(cells: Sequence[CellResult], seconds: float) -> dict[str, str]:
-    counts = {
-        name: str(sum(cell.outcome is outcome for cell in cells))
-        for name, outcome in _COUNTS.items()
-    }
-    return {"tests": str(len(cells)), **counts, "time": f"{seconds:.3f}"}
+    tests = [test for cell in cells for step in cell.steps for test in step.tests]
+    outcomes = [*(cell.outcome for cell in cells), *(test.outcome for test in tests)]
+    counts = {name: str(outcomes.count(outcome)) for name, outcome in _COUNTS.items()}
+    return {"tests": str(len(outcomes)), **counts, "time": f"{seconds:.3f}"}
 
 
 def _suite_properties(result: RunResult, kernel: KernelResult) -> ElementTree.Element:
@@ -100,6 +109,24 @@ def _case(result: RunResult, cell: CellResult, change: str) -> ElementTree.Eleme
         out = _element("system-out", {})
         out.text = visible(f"evidence: {cell.evidence}")
         case.append(out)
+    return case
+
+
+def _sub_case(
+    result: RunResult, cell: CellResult, step: StepResult, test: SubResult
+) -> ElementTree.Element:
+    """A test of a test program. How long it took is not known."""
+    names = {
+        "name": f"{step.title}: {test.name}",
+        "classname": f"{result.lab}.{cell.kernel}.{cell.scenario}",
+    }
+    case = _element("testcase", names)
+    if test.outcome is not Outcome.PASSED:
+        told = _element(_TAGS[test.outcome], {"message": test.said or test.name})
+        if test.outcome is Outcome.FAILED:
+            told.set("type", "test")
+            told.text = "\n".join(visible(line) for line in test.details)
+        case.append(told)
     return case
 
 

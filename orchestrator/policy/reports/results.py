@@ -21,6 +21,7 @@ from orchestrator.plan.outcome import (
     Outcome,
     RunResult,
     StepResult,
+    SubResult,
     judge_result,
 )
 from orchestrator.plan.stacks import Stack
@@ -159,6 +160,8 @@ def _cell(cell: CellResult) -> dict[str, Any]:
         "left_behind": [{"name": each.name, "place": each.place} for each in cell.left_behind],
         "build": None if cell.build is None else _build_failure(cell.build),
         "hang": None if cell.hang is None else _hang(cell.hang),
+        "artifacts": [asdict(artifact) for artifact in cell.artifacts],
+        "collect_notes": list(cell.collect_notes),
     }
 
 
@@ -207,6 +210,18 @@ def _step(step: StepResult) -> dict[str, Any]:
         "reason": step.reason,
         "mismatches": [_mismatch(mismatch) for mismatch in step.mismatches],
         "command": None if step.command is None else _command(step.command),
+        "tests": [_test(test) for test in step.tests],
+    }
+
+
+def _test(test: SubResult) -> dict[str, Any]:
+    return {
+        "name": test.name,
+        "path": list(test.path),
+        "outcome": test.outcome.value,
+        "directive": test.directive,
+        "message": test.message,
+        "details": list(test.details),
     }
 
 
