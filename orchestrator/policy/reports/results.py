@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import asdict
 from importlib import resources
@@ -121,10 +122,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "builds": [_build(build) for build in kernel.builds],
         "build_note": kernel.build_note,
         "boots": kernel.boots,
-        "boot_findings": [
-            {"kind": finding.kind, "headline": finding.headline, "lines": list(finding.lines)}
-            for finding in kernel.boot_findings
-        ],
+        "boot_findings": [_finding(finding) for finding in kernel.boot_findings],
         "forks": kernel.forks,
         "fork_note": kernel.fork_note,
         "cells": [_cell(cell) for cell in kernel.cells],
@@ -172,6 +170,7 @@ def _stack(stack: Stack) -> dict[str, Any]:
         "state": stack.state,
         "cpu": stack.cpu,
         "of_step": stack.of_step,
+        "waits": stack.waits,
         "culprit": None if stack.culprit is None else _location(stack.culprit),
         "frames": [_frame(frame) for frame in stack.frames],
         "lines": list(stack.lines),
@@ -187,6 +186,7 @@ def _build_failure(failure: BuildFailure) -> dict[str, Any]:
         "column": failure.column,
         "message": failure.message,
         "source": failure.source,
+        "caret": failure.caret,
         "change": None
         if change is None
         else {"advice": change.advice, "kernels": change.bound, "commit": change.commit},
@@ -222,7 +222,12 @@ def _command(command: CommandResult) -> dict[str, Any]:
 
 
 def _stream(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "text": decode(data[:MAX_STREAM_BYTES])}
+    shown = data[:MAX_STREAM_BYTES]
+    text = decode(shown)
+    stream = {"bytes": len(data), "text": text}
+    if text.encode() != shown:
+        stream["base64"] = base64.b64encode(shown).decode("ascii")
+    return stream
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -258,6 +263,7 @@ def _frame(frame: Frame) -> dict[str, Any]:
         "exact": address.exact,
         "reliable": frame.reliable,
         "line": frame.line,
+        "aside": frame.aside,
         "code": [
             {**_location(location), "inlined": number < last}
             for number, location in enumerate(frame.code)
