@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.plan.model import Lab
     from orchestrator.plan.plan import Plan
 
+REPORT_FORMATS = ("text", "html", "junit", "json")
+
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
 
@@ -99,6 +101,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_results(bisect)
     bisect.set_defaults(command=_bisect)
+
+    report = commands.add_parser("report", help="show a past run anew: text, page, or for a CI")
+    _add_lab_option(report)
+    report.add_argument(
+        "run", nargs="*", metavar="RUN", help="a run's folder, or its name (the latest)"
+    )
+    report.add_argument("--format", choices=REPORT_FORMATS, default="text", help="as what (text)")
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
+    report.add_argument("--merge", action="store_true", help="join runs of one lab into one")
+    _add_results(report)
+    report.set_defaults(command=_report)
 
     kernels = commands.add_parser("kernels", help="show the lab's kernels: asked, found, cached")
     _add_lab_option(kernels)
@@ -234,7 +247,7 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     from orchestrator.plan.outcome import judge_result
     from orchestrator.plan.paths import new_run_id
     from orchestrator.plan.yamlsource import shown_path
-    from orchestrator.policy.reports import REPORT_FILE, render_summary
+    from orchestrator.policy.reports import HTML_FILE, REPORT_FILE, render_summary
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
     require_host()
@@ -250,7 +263,8 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
         result = run.play(stop)
     try:
         print(render_summary(result), end="")
-        print(f"report: {shown_path(run_dir.root / REPORT_FILE)}", flush=True)
+        print(f"report: {shown_path(run_dir.root / REPORT_FILE)}")
+        print(f"page: {shown_path(run_dir.root / HTML_FILE)}", flush=True)
     except BrokenPipeError:
         _stop_printing()  # what the run came to does not depend on who reads
     return judge_result(result).exit_status
@@ -259,6 +273,18 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
 def _results_dir(lab: Lab, arguments: argparse.Namespace) -> Path:
     chosen: Path | None = arguments.results
     return chosen or lab.path.parent / "lab-results"
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.reporting import report
+
+    return report(
+        arguments.run,
+        arguments.results or arguments.lab.parent / "lab-results",
+        form=arguments.format,
+        output=arguments.output,
+        merge=arguments.merge,
+    )
 
 
 def _bisect(arguments: argparse.Namespace) -> int:

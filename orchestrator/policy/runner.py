@@ -23,7 +23,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.capacity import Slots, default_guests
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
-from orchestrator.policy.reports import write_reports
+from orchestrator.policy.reports import write_html, write_reports
 from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
 
 POLL_SECONDS = 0.2
@@ -133,12 +133,15 @@ class Run:
         results = self._kernels.values()
         unfinished = any(cell.reason == INTERRUPTED for kernel in results for cell in kernel.cells)
         result = self._result(workers, qemu, interrupted=stop.is_set() and unfinished)
-        self._report(result)
+        self._report(result, whole=True)
         return result
 
-    def _report(self, result: RunResult) -> None:
+    def _report(self, result: RunResult, *, whole: bool = False) -> None:
+        """Write the reports, the page only with the ``whole`` of them: it costs more."""
         try:
             write_reports(result, self._run_dir.root)
+            if whole:
+                write_html(result, self._run_dir.root)
         except OSError as error:
             raise disk_error(error, self._run_dir.root, RESULTS_ELSEWHERE) from error
 
