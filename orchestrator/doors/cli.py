@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.model import Lab
     from orchestrator.plan.plan import Plan
 
-REPORT_FORMATS = ("text", "html", "junit", "json")
+REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
 
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
@@ -242,6 +242,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.ci import show_summary, tell_github
     from orchestrator.doors.doctor import require_host
     from orchestrator.doors.progress import open_progress
     from orchestrator.plan.outcome import judge_result
@@ -262,7 +263,8 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
         )
         result = run.play(stop)
     try:
-        print(render_summary(result), end="")
+        show_summary(render_summary(result))
+        tell_github(result, plan.lab.path.parent)
         print(f"report: {shown_path(run_dir.root / REPORT_FILE)}")
         print(f"page: {shown_path(run_dir.root / HTML_FILE)}", flush=True)
     except BrokenPipeError:
@@ -284,6 +286,7 @@ def _report(arguments: argparse.Namespace) -> int:
         form=arguments.format,
         output=arguments.output,
         merge=arguments.merge,
+        lab_dir=arguments.lab.parent,
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from orchestrator.doors.ci import project_paths
 from orchestrator.foundation.errors import EXIT_PASSED, HostError, UsageError
 from orchestrator.plan.outcome import RunResult
 from orchestrator.plan.yamlsource import shown_path
@@ -17,9 +18,13 @@ from orchestrator.policy.reports import (
     render_results,
     write_whole,
 )
+from orchestrator.policy.reports.github import render_annotations
+from orchestrator.policy.reports.gitlab import render_code_quality
 from orchestrator.policy.reports.html import Logs
 from orchestrator.policy.reports.logs import read_logs
+from orchestrator.policy.reports.markdown import render_markdown
 from orchestrator.policy.reports.merging import merge_results, relocate
+from orchestrator.policy.reports.places import Paths
 from orchestrator.policy.reports.reading import RESULTS_FILE, load_results
 
 LATEST = "latest"
@@ -28,11 +33,22 @@ _PLAIN: dict[str, Callable[[RunResult], str]] = {
     "text": render_report,
     "junit": render_junit,
     "json": render_results,
+    "markdown": render_markdown,
+}
+_IN_SOURCES: dict[str, Callable[[RunResult, Paths], str]] = {
+    "github": render_annotations,
+    "gitlab": render_code_quality,
 }
 
 
 def report(
-    names: Sequence[str], results_dir: Path, *, form: str, output: Path | None, merge: bool
+    names: Sequence[str],
+    results_dir: Path,
+    *,
+    form: str,
+    output: Path | None,
+    merge: bool,
+    lab_dir: Path,
 ) -> int:
     """Render the runs that are named, or the latest, and print or write that; the exit status.
 
@@ -52,7 +68,12 @@ def report(
         logs, base = read_logs(result, run_dir), _base(run_dir, output)
     if result.interrupted:
         print("note: this run was ended before its time, or goes on", file=sys.stderr)
-    text = _render(result, form, logs, base)
+    if form in _IN_SOURCES:
+        text = _IN_SOURCES[form](result, project_paths(result, lab_dir))
+    elif form == "html":
+        text = render_html(result, logs, base)
+    else:
+        text = _PLAIN[form](result)
     if output is None:
         print(text, end="")
         return EXIT_PASSED
@@ -94,9 +115,3 @@ def _base(run_dir: Path, output: Path | None) -> str:
         return ""
     way = os.path.relpath(os.path.realpath(run_dir), os.path.realpath(output.parent))
     return "" if way == "." else f"{way}/"
-
-
-def _render(result: RunResult, form: str, logs: Logs, base: str) -> str:
-    if form == "html":
-        return render_html(result, logs, base)
-    return _PLAIN[form](result)

@@ -15,10 +15,12 @@ from pathlib import Path
 from orchestrator import __version__
 from orchestrator.adapters.accelerator import qemu_version
 from orchestrator.adapters.cache import Cache, disk_error
+from orchestrator.adapters.git import find_revision
 from orchestrator.foundation import process
 from orchestrator.plan.allowing import judge_allowances
-from orchestrator.plan.outcome import CellResult, KernelResult, RunResult
+from orchestrator.plan.outcome import CellResult, KernelResult, Revision, RunResult
 from orchestrator.plan.paths import RunDir
+from orchestrator.plan.places import folder_places, scenario_places
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.capacity import Slots, default_guests
@@ -110,6 +112,7 @@ class Run:
         self._today = utc_today()
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._revision = Revision()
         self._kernels: dict[str, KernelResult] = {}
         self._cells: dict[str, list[CellResult]] = {}
 
@@ -119,6 +122,7 @@ class Run:
         What is judged is on disk at once. Raises ``HostError`` if reports cannot be written.
         """
         qemu = qemu_version()
+        self._revision = find_revision(self._plan.lab.path.parent)
         workers = [self._worker(number) for number in range(len(self._plan.kernels))]
         # One more than there are slots: it gets ready while the others' cells are played.
         at_once = min(len(workers), self._plan.jobs + 1)
@@ -218,4 +222,7 @@ class Run:
             qemu_version=qemu,
             interrupted=interrupted,
             kernels=kernels,
+            scenarios=scenario_places(self._plan),
+            folders=folder_places(self._plan),
+            revision=self._revision,
         )

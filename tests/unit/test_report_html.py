@@ -43,7 +43,7 @@ MARKUP = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;<!--",
     "</style></title><svg onload=alert(3)>",
     "{{script}} {{data}} \\1 \\g<0>",
-    "\u202e\u2066\ufeff\x00\x1b[2J\x9b\ud800\u2028",
+    "\u202e\u2066\ufeff\x00\x1b[2J\x9b\u2028",
     "javascript:alert(4)",
     "]]><![CDATA[",
 )
@@ -141,6 +141,11 @@ def test_every_report_can_be_a_page() -> None:
     for result in (EVERYTHING, CHANGES, HUNG, NOT_BUILT, HOSTILE_RUN, run()):
         page = Page(render_html(result))
         assert len(page.data("index")["kernels"]) == len(result.kernels)
+
+
+def test_half_a_character_can_be_written() -> None:
+    half = replace(cell(Outcome.FAILED, "a/\ud800"), reason="\ud800", evidence=Path("\ud800"))
+    assert "\\ud800" in render_html(run(kernel(half, name="\ud800"))).encode().decode()
 
 
 # --- it needs nothing else ---------------------------------------------------------------------

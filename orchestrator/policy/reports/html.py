@@ -41,6 +41,8 @@ MAX_CELL_BYTES = 256 << 10
 MAX_FAILURES = 500
 """How many failures stand in the page itself, each with its reason."""
 MAX_REASON = 400
+MAX_CHANGES = 1000
+"""How many lines are told of what changed."""
 MAX_LAST_LINES = 40
 
 Logs = Mapping[tuple[str, str], Sequence[str]]
@@ -149,6 +151,8 @@ def _head(result: RunResult) -> Iterator[str]:
         "QEMU": result.qemu_version,
         "lab": result.lab_version,
     }
+    if result.revision.name:
+        facts["revision"] = f"{result.revision.name[:12]}{' and changes' * result.revision.dirty}"
     for name, value in facts.items():
         yield f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>"
     yield "</dl>"
@@ -159,7 +163,11 @@ def _changes(result: RunResult) -> Iterator[str]:
     notes = [note for use in result.allow if (note := use.note())]
     if lines:
         yield '<section aria-labelledby="changes"><h2 id="changes">What changed, and where</h2>'
-        yield f"<pre>{_lines(lines)}</pre></section>"
+        yield '<pre class="changes" tabindex="0" role="region" aria-labelledby="changes">'
+        yield f"{_lines(lines[:MAX_CHANGES])}</pre>"
+        if len(lines) > MAX_CHANGES:
+            yield "<p>The rest is in report.txt.</p>"
+        yield "</section>"
     if notes:
         yield '<section aria-labelledby="allow"><h2 id="allow">The allow-list</h2><ul>'
         yield from (f"<li>{_text(note)}</li>" for note in notes)

@@ -58,6 +58,8 @@ def merge_results(results: Sequence[RunResult]) -> RunResult:
         interrupted=any(result.interrupted for result in results),
         kernels=tuple(_merge_kernel(name, results) for name in kernels),
         allow=_merge_allow(results),
+        scenarios=tuple(dict.fromkeys(each for result in results for each in result.scenarios)),
+        folders=tuple(dict.fromkeys(each for result in results for each in result.folders)),
     )
 
 

@@ -16,7 +16,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -86,7 +86,8 @@ def parse_results(data: object) -> RunResult:
     version = data.get("schema")
     if version != SCHEMA_VERSION:
         raise ShapeError(f"its `schema` is {_shown(version)}, and {SCHEMA_VERSION} is understood")
-    return _read_class(RunResult, data, "")
+    result: RunResult = _read_class(RunResult, data, "")
+    return result
 
 
 def _read(kind: Any, value: object, place: str) -> Any:
@@ -132,7 +133,7 @@ _KEYS = {(SourceLocation, "text"): "source", (FolderBuild, "name"): "folder"}
 
 
 @functools.cache
-def _fields(kind: type[Any]) -> tuple[tuple[str, str, Any, bool], ...]:
+def _fields(kind: Any) -> tuple[tuple[str, str, Any, bool], ...]:
     """Of each field its name, its key in the file, its type, and whether it must be there."""
     # The log's module names this type for checkers alone.
     hints = typing.get_type_hints(kind, localns={"FindingClass": FindingClass})
@@ -153,7 +154,7 @@ def _read_class(kind: type[Any], value: object, place: str, **known: object) -> 
     Every name that is a key of the file is looked for; others of the file are left alone.
     """
     data = _object(value, place)
-    for name, key, hint, required in _fields(kind):
+    for name, key, hint, required in _fields(typing.cast("Hashable", kind)):
         if name in known:
             continue
         if key in data:

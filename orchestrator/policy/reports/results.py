@@ -63,6 +63,9 @@ def _run(result: RunResult) -> dict[str, Any]:
         "counts": {outcome.value: result.count(outcome) for outcome in Outcome},
         "boundaries": [_boundary(boundary) for boundary in find_boundaries(result)],
         "allow": [asdict(use) for use in result.allow],
+        "revision": asdict(result.revision),
+        "scenarios": [asdict(place) for place in result.scenarios],
+        "folders": [asdict(place) for place in result.folders],
         "kernels": [_kernel(kernel) for kernel in result.kernels],
     }
 

@@ -57,7 +57,7 @@ const failed = (cell) => letterOf(cell) === "f" || letterOf(cell) === "e";
 
 function fileLink(folder, name) {
   const path = folder.split("/").concat(name.split("/"));
-  const link = make("a", "", name);
+  const link = make("a", "", name || folder);
   link.href = index.base + path.map(encodeURIComponent).join("/");
   return link;
 }
@@ -156,7 +156,8 @@ function parts(data) {
     list.push(...section(`Where step ${data.hang.step} was when it was given up`,
       data.hang.why ? make("p", "culprit", data.hang.why) : null,
       ...data.hang.stacks.map((stack) => folded(`${stack.name}${stack.about ? `, ${stack.about}` : ""}`, true,
-        culpritOf(stack.culprit), decoded(stack.lines)))));
+        culpritOf(stack.culprit),
+        stack.lines.length ? decoded(stack.lines) : make("p", "files", "No stack is known.")))));
   }
   if (data.steps) {
     const longest = Math.max(...data.steps.map((step) => step[3] || 0));
@@ -175,7 +176,7 @@ function filesOf(data) {
   if (!inside(folder)) return make("p", "files", `Evidence: ${folder}`);
   const names = ["transcript.txt", "kernel.log", ...(data.hang ? ["tasks.txt"] : [])];
   return make("p", "files", "Evidence: ", ...names.flatMap((name) => [fileLink(folder, name), " "]),
-    fileLink(folder, ""), folder);
+    fileLink(folder, ""));
 }
 
 function open(cell) {
