@@ -113,6 +113,25 @@ def build_parser() -> argparse.ArgumentParser:
     _add_results(report)
     report.set_defaults(command=_report)
 
+    history = commands.add_parser("history", help="what is new, what flakes, what is slow")
+    _add_lab_option(history)
+    history.add_argument("-s", "--scenario", default="", metavar="PATTERN", help="only these")
+    history.add_argument("-k", "--kernel", default="", metavar="NAME", help="only this one")
+    history.add_argument("--json", action="store_true", help="all of it, for scripts")
+    history.add_argument(
+        "--import",
+        nargs="+",
+        type=Path,
+        dest="take_in",
+        metavar="DIR",
+        help="take older runs in, from their results.json",
+    )
+    history.add_argument(
+        "--history", type=Path, metavar="FILE", help="the file (lab-results/history.sqlite)"
+    )
+    _add_results(history)
+    history.set_defaults(command=_history)
+
     kernels = commands.add_parser("kernels", help="show the lab's kernels: asked, found, cached")
     _add_lab_option(kernels)
     _add_kernels(kernels)
@@ -244,6 +263,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     from orchestrator.doors.ci import show_summary, tell_github
     from orchestrator.doors.doctor import require_host
+    from orchestrator.doors.history import record
     from orchestrator.doors.progress import open_progress
     from orchestrator.plan.outcome import judge_result
     from orchestrator.plan.paths import new_run_id
@@ -262,6 +282,7 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
             keep=stop if arguments.keep else None,
         )
         result = run.play(stop)
+    record(result, run_dir.root.parent)
     try:
         show_summary(render_summary(result))
         tell_github(result, plan.lab.path.parent)
@@ -288,6 +309,16 @@ def _report(arguments: argparse.Namespace) -> int:
         merge=arguments.merge,
         lab_dir=arguments.lab.parent,
     )
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.history import HISTORY_FILE, show, take_in
+
+    results_dir = arguments.results or arguments.lab.parent / "lab-results"
+    path = arguments.history or results_dir / HISTORY_FILE
+    if arguments.take_in:
+        return take_in(path, arguments.take_in)
+    return show(path, scenario=arguments.scenario, kernel=arguments.kernel, as_json=arguments.json)
 
 
 def _bisect(arguments: argparse.Namespace) -> int:
