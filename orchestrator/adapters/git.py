@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from orchestrator.foundation import process
@@ -18,18 +17,20 @@ def find_revision(lab_dir: Path) -> Revision:
 
     Without a name where there is no git, no repository, or no commit: nothing depends on it.
     """
-    with contextlib.suppress(HostError):
-        name = _git(lab_dir, "rev-parse", "--verify", "HEAD").strip()
-        if name:
-            # Results may lie below the lab without being ignored: they change nothing of it.
-            kept = (".", ":(exclude)lab-results")
-            changed = _git(lab_dir, "--no-optional-locks", "status", "--porcelain", "--", *kept)
-            return Revision(name, bool(changed))
-    return Revision()
+    name = (_git(lab_dir, "rev-parse", "--verify", "HEAD") or "").strip()
+    if not name:
+        return Revision()
+    # Results may lie below the lab without being ignored: they change nothing of it.
+    kept = (".", ":(exclude)lab-results")
+    changed = _git(lab_dir, "--no-optional-locks", "status", "--porcelain", "--", *kept)
+    return Revision(name, dirty=changed != "")  # what cannot be told may be changed
 
 
-def _git(folder: Path, *words: str) -> str:
-    """What it prints; nothing where it fails."""
+def _git(folder: Path, *words: str) -> str | None:
+    """What it prints; None where it fails."""
     deadline = Deadline.after(DEADLINE_SECONDS, "git")
-    done = process.run(("git", "-C", str(folder), *words), deadline=deadline)
-    return done.stdout.decode(errors="replace") if done.status == 0 else ""
+    try:
+        done = process.run(("git", "-C", str(folder), *words), deadline=deadline)
+    except HostError:
+        return None
+    return done.stdout.decode(errors="replace") if done.status == 0 else None

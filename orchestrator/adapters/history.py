@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.foundation.errors import HostError
+from orchestrator.foundation.errors import EXIT_INTERRUPTED, HostError
 from orchestrator.plan.history import PastCell, PastRun
 from orchestrator.plan.outcome import Outcome, Revision
 from orchestrator.plan.yamlsource import shown_path
@@ -42,25 +42,27 @@ create index run_of_lab on run (lab, started);
 def add_run(path: Path, run: PastRun) -> bool:
     """Record a run; False where it is there already. Makes the file.
 
+    What was recorded of a run that had not ended gives way to what came of it.
+
     Raises ``HostError`` where the file cannot be written, is damaged, or stays locked.
     """
     with _open(path) as database:
         database.execute("begin immediate")
         _make_tables(database)
-        added = database.execute(
-            "insert or ignore into run values (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                run.run_id,
-                _storable(run.lab),
-                run.started,
-                run.revision.name,
-                run.revision.dirty,
-                run.exit_status,
-                run.verdict,
-                run.seconds,
-            ),
-        ).rowcount
-        if added:
+        if added := _make_room(database, run):
+            database.execute(
+                "insert into run values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    run.run_id,
+                    _storable(run.lab),
+                    run.started,
+                    run.revision.name,
+                    run.revision.dirty,
+                    run.exit_status,
+                    _storable(run.verdict),
+                    run.seconds,
+                ),
+            )
             database.executemany(
                 "insert into kernel values (?, ?, ?)",
                 ((run.run_id, *map(_storable, pair)) for pair in run.kernels.items()),
@@ -79,7 +81,20 @@ def add_run(path: Path, run: PastRun) -> bool:
                 ),
             )
         database.execute("commit")
-    return bool(added)
+    return added
+
+
+def _make_room(database: sqlite3.Connection, run: PastRun) -> bool:
+    """Whether a run is to be recorded; what an earlier look at it left is removed."""
+    query = "select status, seconds from run where id = ?"
+    known = database.execute(query, (run.run_id,)).fetchone()
+    if known is None:
+        return True
+    if known[0] != EXIT_INTERRUPTED or known == (run.exit_status, run.seconds):
+        return False
+    for table, key in (("cell", "run"), ("kernel", "run"), ("run", "id")):
+        database.execute(f"delete from {table} where {key} = ?", (run.run_id,))
+    return True
 
 
 def load_runs(path: Path, lab: str = "") -> tuple[PastRun, ...]:

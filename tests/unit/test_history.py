@@ -155,6 +155,16 @@ def test_runs_come_back(tmp_path: Path) -> None:
     assert load_runs(path, "other") == ()
 
 
+def test_what_had_not_ended_gives_way_to_what_came_of_it(tmp_path: Path) -> None:
+    whole = outcomes(1, a="PPPP", b="PPPP")
+    begun = replace(outcomes(1, a="PF"), exit_status=130, seconds=1.0)
+    assert add_run(tmp_path / "h", begun)
+    assert not add_run(tmp_path / "h", begun)
+    assert add_run(tmp_path / "h", whole)
+    assert not add_run(tmp_path / "h", begun)
+    assert load_runs(tmp_path / "h") == (whole,)
+
+
 def test_hostile_texts_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "h"
     run = past_run(replace(HOSTILE_RUN, lab="\ud800'; drop table run; --"))

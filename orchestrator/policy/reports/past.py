@@ -20,7 +20,8 @@ def render_history(history: History) -> str:
     """The text: plain, safe for a terminal."""
     if history.last is None:
         return "no run is recorded\n"
-    lines = [f"{history.runs} runs; the last, {_name(history.last)}: {history.last.verdict}"]
+    count = "1 run" if history.runs == 1 else f"{history.runs} runs"
+    lines = [cut(f"{count}; the last, {_name(history.last)}: {history.last.verdict}")]
     green = history.last_green
     lines.append(f"the last green one before it: {_name(green) if green else 'none'}")
     since = "since then" if green else "in the runs that are recorded"
