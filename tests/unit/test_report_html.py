@@ -286,6 +286,9 @@ def test_what_there_is_no_room_for_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     cells = Page(render_html(run(kernel(cell(Outcome.PASSED), failed_cell())))).data("kernel-0")
     assert cells["1"]["left_out"] is True
     assert cells["1"]["reason"].startswith("step 2, run HelloWorld")
+    long = replace(failed_cell(), reason="x" * 10_000)
+    cells = Page(render_html(run(kernel(long)))).data("kernel-0")
+    assert len(json.dumps(cells)) < 400
 
 
 def test_one_cell_cannot_fill_the_page() -> None:

@@ -19,6 +19,7 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -38,9 +39,13 @@ from orchestrator.policy.reports.matrix import Mark, Matrix, make_matrix
 MAX_DETAILS_BYTES = 24 << 20
 """How much may open behind cells. Those that did not pass come first; what is left out says so."""
 MAX_CELL_BYTES = 256 << 10
+MAX_LEFT_OUT = 150
+"""How much of its reason is told of a cell for which there is no room."""
 MAX_FAILURES = 500
 """How many failures stand in the page itself, each with its reason."""
 MAX_REASON = 400
+MAX_SEARCHED = 4000
+"""How much of a scenario's reasons the filter looks in."""
 MAX_CHANGES = 1000
 """How many lines are told of what changed."""
 MAX_LAST_LINES = 40
@@ -340,7 +345,8 @@ def _reasons(matrix: Matrix) -> list[str]:
     for (_, scenario), cell in matrix.cells.items():
         if cell.outcome in _TOLD:
             found.setdefault(scenario, {})[clip(visible(cell.reason), MAX_REASON)] = None
-    return ["\n".join(found.get(scenario, ())) for scenario in matrix.scenarios]
+    joined = ("\n".join(found.get(scenario, ())) for scenario in matrix.scenarios)
+    return [text[:MAX_SEARCHED] for text in joined]
 
 
 def _choose(matrix: Matrix, logs: Logs) -> dict[tuple[str, str], str]:
@@ -351,7 +357,8 @@ def _choose(matrix: Matrix, logs: Logs) -> dict[tuple[str, str], str]:
     for key, cell in sorted(matrix.cells.items(), key=lambda item: passed[item[1].outcome]):
         text = _json(_named(cell, cell_data(cell, logs.get(key, ()))))
         if len(text) > min(left, MAX_CELL_BYTES):
-            text = _json({**_named(cell, summary_data(cell)), "left_out": True})
+            least = summary_data(replace(cell, reason=clip(cell.reason, MAX_LEFT_OUT)))
+            text = _json({**_named(cell, least), "left_out": True})
         left -= min(left, len(text))
         chosen[key] = text
     return chosen
