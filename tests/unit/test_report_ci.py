@@ -227,14 +227,17 @@ def test_code_quality_has_what_gitlab_reads() -> None:
 def test_fingerprints_tell_failures_apart_and_last() -> None:
     cells = [replace(failed_cell(), scenario=f"a/{number}") for number in range(5)]
     places = tuple(SourcePlace(f"a/{number}", "a.yaml", number + 1) for number in range(5))
-    result = replace(run(kernel(*cells)), scenarios=places)
+    told = [replace(each, reason=f"task {number}") for number, each in enumerate(cells)]
+    twice = [*told, replace(told[0], kernel="k2", reason="task 0xff")]
+    result = replace(run(kernel(*twice)), scenarios=places)
     moved = replace(result, scenarios=tuple(replace(each, line=50) for each in places))
+    another = replace(moved, kernels=(kernel(*(replace(c, reason="task 77") for c in twice)),))
     prints = [
-        [entry["fingerprint"] for entry in json.loads(render_code_quality(each, paths()))]
-        for each in (result, moved)
+        {entry["fingerprint"] for entry in json.loads(render_code_quality(each, paths()))}
+        for each in (result, moved, another)
     ]
-    assert len(set(prints[0])) == 5
-    assert prints[0] == prints[1]
+    assert len(prints[0]) == 6
+    assert prints[0] == prints[1] > prints[2]
 
 
 def test_junit_fits_gitlab(monkeypatch: pytest.MonkeyPatch) -> None:
