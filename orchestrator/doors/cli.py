@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.plan.model import Lab
     from orchestrator.plan.plan import Plan
 
+REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
+
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
 
@@ -102,6 +104,36 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_results(bisect)
     bisect.set_defaults(command=_bisect)
+
+    report = commands.add_parser("report", help="show a past run anew: text, page, or for a CI")
+    _add_lab_option(report)
+    report.add_argument(
+        "run", nargs="*", metavar="RUN", help="a run's folder, or its name (the latest)"
+    )
+    report.add_argument("--format", choices=REPORT_FORMATS, default="text", help="as what (text)")
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
+    report.add_argument("--merge", action="store_true", help="join runs of one lab into one")
+    _add_results(report)
+    report.set_defaults(command=_report)
+
+    history = commands.add_parser("history", help="what is new, what flakes, what is slow")
+    _add_lab_option(history)
+    history.add_argument("-s", "--scenario", default="", metavar="PATTERN", help="only these")
+    history.add_argument("-k", "--kernel", default="", metavar="NAME", help="only this one")
+    history.add_argument("--json", action="store_true", help="all of it, for scripts")
+    history.add_argument(
+        "--import",
+        nargs="+",
+        type=Path,
+        dest="take_in",
+        metavar="DIR",
+        help="take older runs in, from their results.json",
+    )
+    history.add_argument(
+        "--history", type=Path, metavar="FILE", help="the file (lab-results/history.sqlite)"
+    )
+    _add_results(history)
+    history.set_defaults(command=_history)
 
     kernels = commands.add_parser("kernels", help="show the lab's kernels: asked, found, cached")
     _add_lab_option(kernels)
@@ -232,12 +264,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.ci import show_summary, tell_github
     from orchestrator.doors.doctor import require_host
+    from orchestrator.doors.history import record
     from orchestrator.doors.progress import open_progress
     from orchestrator.plan.outcome import judge_result
     from orchestrator.plan.paths import new_run_id
     from orchestrator.plan.yamlsource import shown_path
-    from orchestrator.policy.reports import REPORT_FILE, render_summary
+    from orchestrator.policy.reports import HTML_FILE, REPORT_FILE, render_summary
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
     require_host()
@@ -251,9 +285,12 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
             keep=stop if arguments.keep else None,
         )
         result = run.play(stop)
+    record(result, run_dir.root.parent)
     try:
-        print(render_summary(result), end="")
-        print(f"report: {shown_path(run_dir.root / REPORT_FILE)}", flush=True)
+        show_summary(render_summary(result))
+        tell_github(result, plan.lab.path.parent)
+        print(f"report: {shown_path(run_dir.root / REPORT_FILE)}")
+        print(f"page: {shown_path(run_dir.root / HTML_FILE)}", flush=True)
     except BrokenPipeError:
         _stop_printing()  # what the run came to does not depend on who reads
     return judge_result(result).exit_status
@@ -262,6 +299,29 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
 def _results_dir(lab: Lab, arguments: argparse.Namespace) -> Path:
     chosen: Path | None = arguments.results
     return chosen or lab.path.parent / "lab-results"
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.reporting import report
+
+    return report(
+        arguments.run,
+        arguments.results or arguments.lab.parent / "lab-results",
+        form=arguments.format,
+        output=arguments.output,
+        merge=arguments.merge,
+        lab_dir=arguments.lab.parent,
+    )
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.history import HISTORY_FILE, show, take_in
+
+    results_dir = arguments.results or arguments.lab.parent / "lab-results"
+    path = arguments.history or results_dir / HISTORY_FILE
+    if arguments.take_in:
+        return take_in(path, arguments.take_in)
+    return show(path, scenario=arguments.scenario, kernel=arguments.kernel, as_json=arguments.json)
 
 
 def _bisect(arguments: argparse.Namespace) -> int:

@@ -264,6 +264,28 @@ class AllowUse:
 
 
 @dataclass(frozen=True)
+class SourcePlace:
+    """Where a part of the lab is written."""
+
+    name: str
+    """Of the scenario, or of the folder of modules."""
+    path: str
+    """Of its file or folder, from the folder of lab.yaml, with slashes."""
+    line: int | None = None
+    """Counts from 1; None for a folder."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What the lab's git repository was at when a run began."""
+
+    name: str = ""
+    """The commit; empty where the lab is in no repository."""
+    dirty: bool = False
+    """Whether the lab's folder had changes that were not committed."""
+
+
+@dataclass(frozen=True)
 class RunResult:
     """One invocation of ``lab run``."""
 
@@ -280,6 +302,11 @@ class RunResult:
     kernels: tuple[KernelResult, ...] = field(default=())
     allow: tuple[AllowUse, ...] = ()
     """The lab's allow-list, where it has one."""
+    scenarios: tuple[SourcePlace, ...] = ()
+    """Where those that were meant to be played are written."""
+    folders: tuple[SourcePlace, ...] = ()
+    """Where the lab's modules are."""
+    revision: Revision = Revision()
 
     @property
     def cells(self) -> tuple[CellResult, ...]:

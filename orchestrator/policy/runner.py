@@ -15,16 +15,18 @@ from pathlib import Path
 from orchestrator import __version__
 from orchestrator.adapters.accelerator import qemu_version
 from orchestrator.adapters.cache import Cache, disk_error
+from orchestrator.adapters.git import find_revision
 from orchestrator.foundation import process
 from orchestrator.plan.allowing import judge_allowances
-from orchestrator.plan.outcome import CellResult, KernelResult, RunResult
+from orchestrator.plan.outcome import CellResult, KernelResult, Revision, RunResult
 from orchestrator.plan.paths import RunDir
+from orchestrator.plan.places import folder_places, scenario_places
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.capacity import Slots, default_guests
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
-from orchestrator.policy.reports import append_judged, write_reports
+from orchestrator.policy.reports import append_judged, write_html, write_reports
 from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
 
 POLL_SECONDS = 0.2
@@ -115,9 +117,10 @@ class Run:
         self._today = utc_today()
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._revision = Revision()
         self._kernels: dict[str, KernelResult] = {}
         self._cells: dict[str, list[CellResult]] = {}
-        self._unreported = False
+        self._unreported = True  # a run that is killed at once can be reported on, too
         self._next_report = 0.0
 
     def play(self, stop: threading.Event) -> RunResult:
@@ -126,6 +129,7 @@ class Run:
         What is judged is on disk at once. Raises ``HostError`` if reports cannot be written.
         """
         qemu = qemu_version()
+        self._revision = find_revision(self._plan.lab.path.parent)
         workers = [self._worker(number) for number in range(len(self._plan.kernels))]
         # One more than there are slots: it gets ready while the others' cells are played.
         at_once = min(len(workers), self._plan.jobs + 1)
@@ -140,14 +144,17 @@ class Run:
         results = self._kernels.values()
         unfinished = any(cell.reason == INTERRUPTED for kernel in results for cell in kernel.cells)
         result = self._result(workers, qemu, interrupted=stop.is_set() and unfinished)
-        self._report(result)
+        self._report(result, whole=True)
         self._durations.remember(result.cells)
         return result
 
-    def _report(self, result: RunResult) -> None:
+    def _report(self, result: RunResult, *, whole: bool = False) -> None:
+        """Write the reports, the page only with the ``whole`` of them: it costs more."""
         started = time.monotonic()
         with self._writing():
             write_reports(result, self._run_dir.root)
+            if whole:
+                write_html(result, self._run_dir.root)
         ended = time.monotonic()
         self._next_report = ended + REPORT_PAUSE * (ended - started)
         self._unreported = False
@@ -234,4 +241,7 @@ class Run:
             qemu_version=qemu,
             interrupted=interrupted,
             kernels=kernels,
+            scenarios=scenario_places(self._plan),
+            folders=folder_places(self._plan),
+            revision=self._revision,
         )

@@ -43,7 +43,18 @@ def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-COMMANDS = ("run", "list", "shell", "kernels", "lock", "export", "import", "doctor")
+COMMANDS = (
+    "run",
+    "report",
+    "history",
+    "list",
+    "shell",
+    "kernels",
+    "lock",
+    "export",
+    "import",
+    "doctor",
+)
 
 # --- the parser ------------------------------------------------------------------------------
 

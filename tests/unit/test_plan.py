@@ -13,6 +13,7 @@ from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.model import Lab
 from orchestrator.plan.paths import shipped_images_dir
+from orchestrator.plan.places import folder_places, scenario_places
 from orchestrator.plan.plan import (
     Plan,
     render_plan,
@@ -295,3 +296,18 @@ def test_a_kernel_called_latest_is_that_kernel(tmp_path: Path) -> None:
     )
     lab = load_lab(tmp_path / "lab.yaml", entry_types())
     assert select_kernels(lab, ("latest",), {}) == ("latest",)
+
+
+# --- where it is written -----------------------------------------------------------------------
+
+
+def test_scenarios_and_folders_are_found_from_the_labs_folder(lab: Lab) -> None:
+    plan = make_plan(lab)
+    assert [(each.name, each.path, each.line) for each in scenario_places(plan)] == [
+        ("all/loading", "scenarios/all.yaml", 2),
+        ("all/loading-twice", "scenarios/all.yaml", 7),
+        ("all/uname", "scenarios/all.yaml", 12),
+    ]
+    assert [(each.name, each.path, each.line) for each in folder_places(plan)] == [
+        ("hello", "src", None)
+    ]

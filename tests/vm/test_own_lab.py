@@ -11,6 +11,9 @@ from xml.etree import ElementTree
 import pytest
 
 from orchestrator.adapters.cache import default_cache_dir
+from orchestrator.adapters.history import load_runs
+from orchestrator.policy.reports import render_report
+from orchestrator.policy.reports.reading import load_results
 
 from .conftest import REPOSITORY, Ran, run_lab
 
@@ -110,8 +113,22 @@ def test_reports_agree(ran: Ran) -> None:
     assert not suites.findall(".//failure")
     assert not suites.findall(".//error")
     report = (ran.run_dir / "report.txt").read_text()
+    page = (ran.run_dir / "report.html").read_text()
     for _, scenario in ran.cells():
         assert scenario in report
+        assert scenario in page
+
+
+def test_the_run_is_shown_again_and_recorded(ran: Ran) -> None:
+    (run,) = load_runs(ran.results_dir / "history.sqlite")
+    assert run.run_id == ran.results["run_id"]
+    assert set(run.cells) == set(ran.cells())
+    assert len(run.revision.name) in (0, 40)  # a source archive is no repository
+    again = load_results(ran.run_dir)
+    assert render_report(again) == (ran.run_dir / "report.txt").read_text()
+    places = {place.name: REPOSITORY / place.path for place in again.scenarios}
+    assert places.keys() == {scenario for _, scenario in ran.cells()}
+    assert all(path.is_file() for path in places.values())
 
 
 def test_no_keys_are_left(ran: Ran) -> None:

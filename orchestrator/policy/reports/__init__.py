@@ -11,38 +11,47 @@ from pathlib import Path
 
 from orchestrator.plan.outcome import CellResult, RunResult
 from orchestrator.policy.reports.details import render_report
+from orchestrator.policy.reports.html import render_html
 from orchestrator.policy.reports.junit import render_junit
+from orchestrator.policy.reports.logs import read_logs
+from orchestrator.policy.reports.reading import JUDGED_FILE, RESULTS_FILE
 from orchestrator.policy.reports.results import render_judged, render_results
 from orchestrator.policy.reports.summary import render_summary
 
-RESULTS_FILE = "results.json"
 JUNIT_FILE = "junit.xml"
 REPORT_FILE = "report.txt"
-JUDGED_FILE = "judged.jsonl"
+HTML_FILE = "report.html"
 
 __all__ = [
+    "HTML_FILE",
     "JUDGED_FILE",
     "JUNIT_FILE",
     "REPORT_FILE",
     "RESULTS_FILE",
     "append_judged",
+    "render_html",
     "render_junit",
     "render_report",
     "render_results",
     "render_summary",
+    "write_html",
     "write_reports",
+    "write_whole",
 ]
 
 
 def write_reports(result: RunResult, run_dir: Path) -> tuple[Path, ...]:
-    """Write all reports into the run's folder; the paths, ``report.txt`` first."""
+    """Write the reports that cost little into the run's folder; the paths, ``report.txt`` first.
+
+    That is done anew after each judged cell. ``write_html`` is for the end.
+    """
     texts = {
         REPORT_FILE: render_report(result),
         RESULTS_FILE: render_results(result),
         JUNIT_FILE: render_junit(result),
     }
     for name, text in texts.items():
-        _write_whole(run_dir / name, text)
+        write_whole(run_dir / name, text)
     return tuple(run_dir / name for name in texts)
 
 
@@ -55,7 +64,14 @@ def append_judged(cell: CellResult, run_dir: Path) -> None:
         file.write(render_judged(cell))
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_html(result: RunResult, run_dir: Path) -> Path:
+    """Write ``report.html`` into the run's folder, with the logs that are there; its path."""
+    path = run_dir / HTML_FILE
+    write_whole(path, render_html(result, read_logs(result, run_dir)))
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
     """Replace a file at once; where that fails the old one stays and nothing is left over."""
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -270,7 +270,7 @@ def _finding(finding: Finding) -> Iterator[str]:
 
 def _excerpt(lines: Sequence[str], frames: Sequence[Frame]) -> Iterator[str]:
     """The lines as the kernel wrote them; below each the code that it names, told once."""
-    code = _code(frames)
+    code = code_below(frames)
     for number, line in enumerate(lines[:MAX_FINDING_LINES]):
         yield cut(f"  | {line}")
         yield from code.get(number, ())
@@ -278,7 +278,7 @@ def _excerpt(lines: Sequence[str], frames: Sequence[Frame]) -> Iterator[str]:
         yield f"  … and {len(lines) - MAX_FINDING_LINES} more lines"
 
 
-def _code(frames: Sequence[Frame]) -> dict[int, list[str]]:
+def code_below(frames: Sequence[Frame]) -> dict[int, list[str]]:
     """What stands below each line of a report: the code at its addresses, or why there is none.
 
     Each address is told once, and so is each reason.

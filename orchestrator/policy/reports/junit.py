@@ -22,6 +22,10 @@ from orchestrator.plan.outcome import (
 from orchestrator.plan.visible import visible
 from orchestrator.policy.reports.details import render_cell
 
+MAX_TEXT_BYTES = 20 << 20
+"""Of all failures together. GitLab takes files of less than 30 MB (its docs, "Unit test
+reports", 18.11), and shows the text of `failure` and `skipped`, not the message.
+"""
 _TAGS = {Outcome.FAILED: "failure", Outcome.ERROR: "error", Outcome.SKIPPED: "skipped"}
 _COUNTS = {"failures": Outcome.FAILED, "errors": Outcome.ERROR, "skipped": Outcome.SKIPPED}
 
@@ -34,8 +38,28 @@ def render_junit(result: RunResult) -> str:
     root = _element("testsuites", {"name": result.lab, **_numbers(cells, result.seconds)})
     for kernel, some in kernels:
         root.append(_suite(result, kernel, some, changes))
+    _add_files(root, {place.name: place.path for place in result.scenarios})
+    _bound(root)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add_files(root: ElementTree.Element, paths: Mapping[str, str]) -> None:
+    """The file of each scenario, from the lab's folder: GitLab shows it."""
+    files = {visible(name): visible(path) for name, path in paths.items()}
+    for case in root.iter("testcase"):
+        if path := files.get(case.get("name", "")):
+            case.set("file", path)
+
+
+def _bound(root: ElementTree.Element) -> None:
+    """Cut texts once there are too many; each failure keeps its message."""
+    left = MAX_TEXT_BYTES
+    for told in root.iter():
+        size = len((told.text or "").encode())
+        if size > left:
+            told.text = f"{told.get('message', '')}\n(too much for this file; see report.txt)"
+        left -= min(left, size)
 
 
 def _cells(kernel: KernelResult) -> Sequence[CellResult]:
@@ -101,6 +125,7 @@ def _case(result: RunResult, cell: CellResult, change: str) -> ElementTree.Eleme
         case.append(_properties(values))
     if cell.outcome is not Outcome.PASSED:
         told = _element(_TAGS[cell.outcome], {"message": cell.reason})
+        told.text = visible(cell.reason)
         if cell.outcome is not Outcome.SKIPPED:
             told.set("type", _type_of(cell))
             told.text = "\n".join(render_cell(cell))

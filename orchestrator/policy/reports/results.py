@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import asdict
 from importlib import resources
@@ -68,6 +69,9 @@ def _run(result: RunResult) -> dict[str, Any]:
         "counts": {outcome.value: result.count(outcome) for outcome in Outcome},
         "boundaries": [_boundary(boundary) for boundary in find_boundaries(result)],
         "allow": [asdict(use) for use in result.allow],
+        "revision": asdict(result.revision),
+        "scenarios": [asdict(place) for place in result.scenarios],
+        "folders": [asdict(place) for place in result.folders],
         "kernels": [_kernel(kernel) for kernel in result.kernels],
     }
 
@@ -127,10 +131,7 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "builds": [_build(build) for build in kernel.builds],
         "build_note": kernel.build_note,
         "boots": kernel.boots,
-        "boot_findings": [
-            {"kind": finding.kind, "headline": finding.headline, "lines": list(finding.lines)}
-            for finding in kernel.boot_findings
-        ],
+        "boot_findings": [_finding(finding) for finding in kernel.boot_findings],
         "forks": kernel.forks,
         "fork_note": kernel.fork_note,
         "cells": [_cell(cell) for cell in kernel.cells],
@@ -180,6 +181,7 @@ def _stack(stack: Stack) -> dict[str, Any]:
         "state": stack.state,
         "cpu": stack.cpu,
         "of_step": stack.of_step,
+        "waits": stack.waits,
         "culprit": None if stack.culprit is None else _location(stack.culprit),
         "frames": [_frame(frame) for frame in stack.frames],
         "lines": list(stack.lines),
@@ -195,6 +197,7 @@ def _build_failure(failure: BuildFailure) -> dict[str, Any]:
         "column": failure.column,
         "message": failure.message,
         "source": failure.source,
+        "caret": failure.caret,
         "change": None
         if change is None
         else {"advice": change.advice, "kernels": change.bound, "commit": change.commit},
@@ -242,7 +245,12 @@ def _command(command: CommandResult) -> dict[str, Any]:
 
 
 def _stream(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "text": decode(data[:MAX_STREAM_BYTES])}
+    shown = data[:MAX_STREAM_BYTES]
+    text = decode(shown)
+    stream = {"bytes": len(data), "text": text}
+    if text.encode() != shown:
+        stream["base64"] = base64.b64encode(shown).decode("ascii")
+    return stream
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -278,6 +286,7 @@ def _frame(frame: Frame) -> dict[str, Any]:
         "exact": address.exact,
         "reliable": frame.reliable,
         "line": frame.line,
+        "aside": frame.aside,
         "code": [
             {**_location(location), "inlined": number < last}
             for number, location in enumerate(frame.code)
