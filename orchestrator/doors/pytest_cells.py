@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # Of each file of evidence that a failure shows; the file has all.
 MAX_SECTION_LINES = 40
 MAX_SECTION_BYTES = 1 << 20
+SESSION = "kmod-lab-session"
+"""The name by which pytest knows the part of the plugin that is there only where a lab is."""
 SECTIONS = {"kernel log": "kernel.log", "transcript": "transcript.txt"}
 
 
@@ -105,8 +107,8 @@ class CellItem(pytest.Item):
         self.cell = cell
         self.result: CellResult | None = None
         self._lab = lab
-        mark_kernel(self, kernel)
-        self.add_marker(pytest.mark.lab)
+        for mark in (pytest.mark.lab, *kernel_marks(self.config, kernel)):
+            self.add_marker(mark)
         if cell.skip:
             self.add_marker(pytest.mark.skip(reason=visible(cell.skip)))
 
@@ -149,12 +151,12 @@ class CellItem(pytest.Item):
         return scenario.path, scenario.line - 1, f"{scenario.name} on {self.kernel.name}"
 
 
-def mark_kernel(item: pytest.Item, kernel: KernelPlan) -> None:
-    """Say of an item which kernel it is for, to ``-m`` and to ``--dist loadgroup``."""
+def kernel_marks(config: pytest.Config, kernel: KernelPlan) -> Iterator[pytest.MarkDecorator]:
+    """What says of an item which kernel it is for, to ``-m`` and to ``--dist loadgroup``."""
     version = kernel_version(kernel)
-    item.add_marker(pytest.mark.kernel(name=kernel.name, version=str(version or "")))
-    if item.config.pluginmanager.hasplugin("xdist"):
-        item.add_marker(pytest.mark.xdist_group(name=kernel.name))
+    yield pytest.mark.kernel(name=kernel.name, version=str(version or ""))
+    if config.pluginmanager.hasplugin("xdist"):
+        yield pytest.mark.xdist_group(name=kernel.name)
 
 
 def kernel_version(kernel: KernelPlan) -> KernelVersion | None:

@@ -7,12 +7,18 @@ show, and does nothing.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from orchestrator.doors.pytest_guest import LabGuest
 
 MARKS = (
     "lab: a scenario of a lab, on one of its kernels (the lab marks them)",
     "kernel(name, version): the kernel that a scenario is played on (the lab marks them)",
+    "kernels(range): the kernels that a test with `lab_guest` is for, such as '>=5.6'",
 )
 
 
@@ -50,6 +56,21 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
     if config.getoption("lab") or config.getini("lab"):
+        from orchestrator.doors.pytest_cells import SESSION
         from orchestrator.doors.pytest_session import LabSession
 
-        config.pluginmanager.register(LabSession(config), LabSession.NAME)
+        config.pluginmanager.register(LabSession(config), SESSION)
+
+
+@pytest.fixture
+def lab_guest(request: pytest.FixtureRequest) -> Iterator[LabGuest]:
+    """A guest of its own for one test: a kernel of the lab, booted, the lab's modules in place.
+
+    The test is played on each of the lab's kernels (``--lab-kernel``; by default those of the group
+    ``quick``), or those of them that ``@pytest.mark.kernels`` names. When it is over, what it
+    left loaded is unloaded, and what the kernel complained of is an error.
+    """
+    from orchestrator.doors.pytest_guest import open_guest
+
+    with open_guest(request) as guest:
+        yield guest

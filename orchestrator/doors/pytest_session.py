@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,15 @@ from orchestrator.adapters.cache import Cache, default_cache_dir
 from orchestrator.adapters.sources import entry_types
 from orchestrator.doors.doctor import require_host
 from orchestrator.doors.planning import make_plan
-from orchestrator.doors.pytest_cells import CellItem, CellRepr, LabCollector, explain, show_end
+from orchestrator.doors.pytest_cells import (
+    CellItem,
+    CellRepr,
+    LabCollector,
+    explain,
+    kernel_marks,
+    show_end,
+)
+from orchestrator.doors.pytest_guest import OPEN_GUEST, GuestChoice, kernels_of
 from orchestrator.foundation.errors import LabError, UsageError
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.outcome import RunResult
@@ -44,8 +52,6 @@ class LabSession:
     With pytest-xdist there are several processes, and one run of the lab all the same: it is in
     the one that gives the tests out, and the others wait for its verdicts.
     """
-
-    NAME: ClassVar[str] = "kmod-lab-session"
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -117,6 +123,29 @@ class LabSession:
                 return LabCollector.from_parent(parent, path=file_path, lab_path=path, lab=self)
         return None
 
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test that wants a guest is played on every kernel that was chosen."""
+        if "lab_guest" not in metafunc.fixturenames:
+            return
+        try:
+            kernels_of(metafunc.definition)
+            plans = [self.plan(path) for path in self.paths]
+        except LabError as error:
+            raise pytest.Collector.CollectError(error.render()) from error
+        except ValueError as error:
+            where = f"{metafunc.definition.nodeid}: @pytest.mark.kernels"
+            raise pytest.Collector.CollectError(f"{where}: {error}") from error
+        choices = [
+            pytest.param(
+                GuestChoice(plan.lab.path, kernel),
+                id=kernel.name if len(plans) == 1 else f"{plan.lab.file.lab}-{kernel.name}",
+                marks=tuple(kernel_marks(self._config, kernel)),
+            )
+            for plan in plans
+            for kernel in plan.kernels
+        ]
+        metafunc.parametrize("lab_guest", choices, indirect=True)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what was selected; pytest-xdist's controller does not see items."""
@@ -134,6 +163,13 @@ class LabSession:
 
     # --- the run ---------------------------------------------------------------------------
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        """A complaint of the kernel fails the test that it came in."""
+        yield
+        if (guest := item.stash.get(OPEN_GUEST, None)) is not None:
+            guest.check()
+
     def wait_for(self, item: CellItem) -> None:
         """Have a cell's verdict given to its item, once there is one. Raises ``LabError``."""
         if not self._is_worker:
@@ -150,15 +186,18 @@ class LabSession:
             if not any(plan.cell_count for plan in plans):
                 return
             require_host()
-            orders = [RunOrder(plan, self.cache, self._make_run_dir(plan)) for plan in plans]
+            orders = [
+                RunOrder(plan, self.cache, self.make_run_dir(plan.lab.path)) for plan in plans
+            ]
         except LabError as error:
             self._verdicts.tell_end(error.render())
             return
         self._runs = BackgroundRuns(orders, self._verdicts)
         self._runs.start()
 
-    def _make_run_dir(self, plan: Plan) -> RunDir:
-        root = self.run_dir(plan.lab.path)
+    def make_run_dir(self, path: Path) -> RunDir:
+        """The folder that is written to for one lab, which is there then. Raises ``HostError``."""
+        root = self.run_dir(path)
         return RunDir(root) if root.exists() else create_run_dir(root.parent, root.name)
 
     def _selected(self, selection: Iterable[CellKey]) -> Iterable[Plan]:
