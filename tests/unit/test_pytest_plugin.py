@@ -220,6 +220,14 @@ def test_a_kernel_that_cannot_be_had_is_an_error_with_its_hint(
     assert (pytester.path / "lab-results/latest").resolve() == run
 
 
+def test_what_failed_last_is_played_alone(play: Play) -> None:
+    lab = ("--lab", "lab.yaml", "--lab-offline", "--lab-kernel", "5.4", "--lab-kernel", "6.1")
+    play(*lab, "-k", "uname and focal").assert_outcomes(errors=1, deselected=5)
+    assert collected(play, *lab, "--lf") == ["lab.yaml::all/uname[5.4]"]
+    first, *rest = collected(play, *lab, "--ff")
+    assert (first, len(rest)) == ("lab.yaml::all/uname[5.4]", 5)
+
+
 def test_a_guest_that_cannot_be_had_is_an_error_with_its_hint(
     play: Play, pytester: pytest.Pytester
 ) -> None:

@@ -224,7 +224,7 @@ def test_tests_in_python(tmp_path: Path) -> None:
     assert "left behind: /proc/litter" in ran.output
     assert "expected warning" in ran.output
     assert "AssertionError: assert b'one\\n' == b'two'" in ran.output
-    (log,) = tmp_path.glob("results/*/tests/test_oops*/6.1/scenarios/*/kernel.log")
+    (log,) = tmp_path.glob("results/latest/tests/test_oops*/6.1/scenarios/*/kernel.log")
     assert "NULL pointer dereference" in log.read_text()
 
 
