@@ -232,13 +232,22 @@ def explain(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[
     if isinstance(item, CellItem) and item.result is not None:
         _share_time(report, item.result.seconds)
     error = call.excinfo.value if call.excinfo else None
-    if not isinstance(error, CellError):
-        return
-    crash = CellRepr.of(error)
-    report.longrepr = crash  # type: ignore[assignment]  # it may be anything with `toterminal`
-    place = crash.reprcrash
+    if isinstance(item, CellItem) and isinstance(error, pytest.fail.Exception):
+        # Where in the lab it was waited is of no use to anybody: a timeout of pytest's, mostly.
+        lines = str(error).split("\n")
+        scenario = item.cell.scenario
+        crash = Crash(str(shown_path(scenario.path)), scenario.line, lines[0])
+        _put(report, CellRepr(lines, crash))
+    if isinstance(error, CellError):
+        _put(report, CellRepr.of(error))
+        report.sections += _sections(error)
+
+
+def _put(report: pytest.TestReport, shown: CellRepr) -> None:
+    """Have a failure shown so, in this process and, of plain values, in another."""
+    report.longrepr = shown  # type: ignore[assignment]  # it may be anything with `toterminal`
+    place = shown.reprcrash
     vars(report)["lab_crash"] = (place.path, place.lineno, place.message)
-    report.sections += _sections(error)
 
 
 def _share_time(report: pytest.TestReport, seconds: float) -> None:

@@ -70,6 +70,7 @@ class LabSession:
         self._selection: list[CellKey] = []
         self._begun = False
         self._runs: BackgroundRuns | None = None
+        self._failures = 0
         self._add_to_what_is_collected()
 
     def _add_to_what_is_collected(self) -> None:
@@ -214,6 +215,16 @@ class LabSession:
                 some = tuple(cells[scenario] for scenario in dict.fromkeys(scenarios))
                 chosen.append(replace(kernels[name], cells=some))
             yield replace(plan, kernels=tuple(chosen))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """End the run at the last failure that ``-x`` or ``--maxfail`` allows.
+
+        pytest-xdist would wait for the tests that other processes wait for.
+        """
+        self._failures += report.failed and not hasattr(report, "wasxfail")
+        most = self._config.getoption("maxfail") or 0
+        if self._runs is not None and 0 < most <= self._failures:
+            self._runs.stop()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:

@@ -109,13 +109,17 @@ class BackgroundRuns:
         """Begin; verdicts come from now on."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Have everything end soon; what was not judged by then is interrupted."""
+        self._stop.set()
+
     def finish(self) -> None:
         """Have everything end, in an orderly way; blocks until it has.
 
         What was not judged by then is interrupted.
         """
         if self._left:
-            self._stop.set()
+            self.stop()
         while self._thread.is_alive():
             self._thread.join(POLL_SECONDS)  # with a bound, so that Ctrl-C comes through
         process.allow_again()

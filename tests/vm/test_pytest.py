@@ -170,15 +170,31 @@ def test_a_complaint_shows_the_line_to_blame_and_the_kernels_log(played: Played)
     assert "::scenarios/oops[6.1] - unexpected oops" in summary
 
 
-def test_the_first_failure_ends_the_run(tmp_path: Path) -> None:
+MODES = pytest.mark.parametrize(
+    "mode", [(), pytest.param(("-n", "2"), marks=needs_xdist)], ids=["one-process", "xdist"]
+)
+
+
+@MODES
+def test_the_first_failure_ends_the_run(tmp_path: Path, mode: tuple[str, ...]) -> None:
     names = ("wrong-output", "hangs", "quiet", "never-ends-its-unload")
     chosen = (f"{VERDICTS}::scenarios/{name}" for name in names)
-    ran = play(tmp_path, "-x", "--lab-jobs", "1", *chosen)
-    assert ran.status == 1
-    assert ran.outcomes() == {"wrong-output": {"failure"}}
+    ran = play(tmp_path, "-x", "--lab-jobs", "1", *mode, *chosen)
+    assert ran.status == (2 if mode else 1)  # as pytest-xdist has it
+    outcomes = ran.outcomes()
+    assert outcomes.pop("wrong-output") == {"failure"}
+    assert set().union(*outcomes.values()) <= ({"skipped"} if mode else set())
     results = ran.results()
     assert results["interrupted"]
     assert results["counts"]["skipped"] >= 1
+
+
+def test_a_timeout_of_pytests_ends_the_wait_for_a_scenario(tmp_path: Path) -> None:
+    ran = play(tmp_path, "--timeout", "0.2", f"{VERDICTS}::scenarios/quiet")
+    assert (ran.status, ran.outcomes()) == (1, {"quiet": {"error"}})
+    shown = ran.output.partition("ERROR at setup of scenarios/quiet on 6.1 ___")[2].splitlines()
+    assert shown[1] == "Timeout (>0.2s) from pytest-timeout."
+    assert ran.results()["interrupted"]
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
