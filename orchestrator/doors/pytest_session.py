@@ -37,6 +37,8 @@ from orchestrator.policy.runner import create_run_dir
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+# Before, a folder and a file in it could not both be collected: 8.2 collects the file alone.
+MIN_PYTEST = (9,)
 SELECTION_FILE = "selection"
 WORKER_INPUT = "kmod_lab"
 
@@ -54,6 +56,8 @@ class LabSession:
     """
 
     def __init__(self, config: pytest.Config) -> None:
+        if pytest.version_tuple < MIN_PYTEST:
+            raise pytest.UsageError(f"--lab needs pytest 9; this is {pytest.__version__}")
         self._config = config
         here = config.invocation_params.dir
         given = [here / path for path in config.getoption("lab")] or config.getini("lab")
