@@ -20,6 +20,8 @@ class Cell:
 
     scenario: NamedScenario
     skip: str = ""
+    any_module: bool = False
+    """Whether it may load any module of the lab, though it names none: its steps come later."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class KernelPlan:
     @property
     def modules_wanted(self) -> bool:
         """Whether any scenario to be played loads a module of the lab."""
-        return any(cell.scenario.modules for cell in self.cells if not cell.skip)
+        return any(cell.scenario.modules or cell.any_module for cell in self.cells if not cell.skip)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def with_known(plan: KernelPlan, known: ResolvedKernel | None) -> KernelPlan:
     """The plan once its kernel is resolved: which scenarios are for exactly this version."""
     version = _version_of(plan.entry, known)
     cells = tuple(
-        Cell(cell.scenario, _reason_to_skip(cell.scenario, version)) for cell in plan.cells
+        replace(cell, skip=_reason_to_skip(cell.scenario, version)) for cell in plan.cells
     )
     return replace(plan, known=known, cells=cells)
 

@@ -460,7 +460,7 @@ class Play:
         if others := [name for name in module.depends if name not in self._guest.modules]:
             words = script(f"modprobe -a {shlex.join(others)} && {shlex.join(words)}")
         result = self._exec(step, *words)
-        errno = _errno_of(result)
+        errno = errno_of(result)
         why = "" if errno in (None, step.expect.errno) else self._why_not_loaded(module, errno)
         if errno is None:
             self._course.loaded.append(module.name)
@@ -484,7 +484,7 @@ class Play:
     def _unload(self, step: UnloadStep) -> StepResult:
         name = step.unload.replace("-", "_")
         result = self._exec(step, "sysio", "--unload", name)
-        errno = _errno_of(result)
+        errno = errno_of(result)
         if errno is None and name in self._course.loaded:
             self._course.loaded.remove(name)
         mismatches = judge_module(step.expect, errno, result.seconds)
@@ -533,7 +533,7 @@ class Play:
         if overrun := _OVERRUN.search(result.stderr):
             message = f"read(2) returned {overrun[1].decode()}"
             return _judged(step, result, (Mismatch("content", message),))
-        mismatches = judge_read(step.expect, result.stdout, _errno_of(result), result.seconds)
+        mismatches = judge_read(step.expect, result.stdout, errno_of(result), result.seconds)
         return _judged(step, result, mismatches)
 
     def _write(self, step: WriteStep) -> StepResult:
@@ -541,7 +541,7 @@ class Play:
         options += [] if step.offset is None else ["--offset", str(step.offset)]
         data = step.data_bytes
         result = self._exec(step, "sysio", "--write", *options, "--", step.write, stdin=data)
-        errno = _errno_of(result)
+        errno = errno_of(result)
         text = result.stdout.strip()
         written = int(text) if errno is None and text.isdigit() else None
         mismatches = judge_write(step.expect, len(data), written, errno, result.seconds)
@@ -697,8 +697,11 @@ def _parameter(value: str | int | bool) -> str:
     return ("Y" if value else "N") if isinstance(value, bool) else str(value)
 
 
-def _errno_of(result: CommandResult) -> str | None:
-    """The error's name that sysio gave; None if the call succeeded."""
+def errno_of(result: CommandResult) -> str | None:
+    """The error's name that sysio gave; None if the call succeeded.
+
+    Raises ``MachineError`` where it says neither.
+    """
     if result.status == 0:
         return None
     found = _ERRNO.search(result.stderr)

@@ -82,11 +82,14 @@ def stopping_when(stop: threading.Event) -> Iterator[None]:
 
 
 def create_run_dir(base: Path, run_id: str) -> RunDir:
-    """The run's folder, with ``latest`` beside it pointing there. Raises ``HostError``."""
+    """The run's folder, with ``latest`` beside it pointing there. Raises ``HostError``.
+
+    It may be there already: several processes can have a run in common.
+    """
     root = base / run_id
     try:
-        root.mkdir(parents=True)
-        aside = base / f".latest-{run_id}"
+        root.mkdir(parents=True, exist_ok=True)
+        aside = base / f".latest-{run_id}-{os.getpid()}"
         aside.symlink_to(run_id)
         aside.rename(base / "latest")
     except OSError as error:

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -200,11 +200,14 @@ class Worker:
         durations: Durations | None = None,
         keep: threading.Event | None = None,
         today: datetime.date | None = None,
+        new_play: Callable[..., Play] = Play,
     ) -> None:
         """``keep`` holds the last guest after the last scenario, until it is set; ``today``, now
         in UTC if absent, says which entries of ``allow`` have expired; ``durations`` lets the
-        longest cells begin first.
+        longest cells begin first. ``new_play`` makes what plays a cell, from what ``Play`` is
+        made of.
         """
+        self._play_of = new_play
         self._keep = keep
         self._slots = slots
         self._durations = durations
@@ -282,6 +285,12 @@ class Worker:
         )
         self._listener(KernelDone(result))
         return result
+
+    @property
+    def version(self) -> KernelVersion:
+        """The version of its kernel, once that is resolved."""
+        assert self._identity is not None, "it is known before anything is played"
+        return KernelVersion.parse(self._identity.version)
 
     def _skip_and_play(self) -> None:
         if not self._plan.left_out:
@@ -642,13 +651,12 @@ class Worker:
 
     def _allowed_in(self, cell: Cell) -> tuple[Allowance, ...]:
         """The entries of ``allow`` that this cell is in the scope of."""
-        assert self._identity is not None, "it is known before anything is played"
-        version = KernelVersion.parse(self._identity.version)
-        return tuple(each for each in self._allow if each.is_for(cell.scenario.name, version))
+        name, version = cell.scenario.name, self.version
+        return tuple(each for each in self._allow if each.is_for(name, version))
 
     def _new_play(self, guest: Guest, cell: Cell) -> Play:
         number = self._plan.cells.index(cell) + 1
-        return Play(
+        return self._play_of(
             guest,
             cell.scenario,
             f"c{number}",

@@ -164,6 +164,15 @@ def test_modules_are_wanted_where_a_scenario_to_be_played_loads_one(lab: Lab) ->
     assert not replace(kernel, cells=()).modules_wanted
 
 
+def test_a_cell_that_may_load_any_module_wants_them_all(lab: Lab) -> None:
+    plan = make_plan(lab).kernels[0]
+    (cell,) = (each for each in plan.cells if each.scenario.name == "all/uname")
+    assert not replace(plan, cells=(cell,)).modules_wanted
+    free = replace(plan, cells=(replace(cell, any_module=True),))
+    assert with_known(free, free.known).modules_wanted
+    assert not replace(free, cells=(replace(free.cells[0], skip="no"),)).modules_wanted
+
+
 def test_a_series_of_one_number_is_a_series(tmp_path: Path) -> None:
     """As in the lab of this repository: the newest 7 that there is."""
     write_lab(tmp_path, lab=LAB.replace('version: "7.3"', 'version: "7"'))
