@@ -24,7 +24,7 @@ from orchestrator.adapters.kbuild import (
 from orchestrator.adapters.kernels import Kernel
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import BuildError, HostError
-from orchestrator.plan.model import BuildPlace
+from orchestrator.plan.model import BuildPlace, ModuleEntry
 from orchestrator.plan.outcome import BuiltBy, FolderBuild
 from orchestrator.plan.qemu import Accelerator
 from orchestrator.policy.events import Doing, Listener, Note
@@ -47,6 +47,8 @@ class BuildOrder:
     seconds: float
     """For each folder, wherever it is built: the verdict must not depend on it."""
     output_dir: Path
+    entries: Mapping[str, ModuleEntry] = field(default_factory=dict)
+    """How the folders are built; those that are not here by kbuild alone."""
 
     @property
     def on_host(self) -> bool:
@@ -82,8 +84,8 @@ class Workshop:
     @cached_property
     def folders(self) -> tuple[Sources, ...]:
         """The sources. Raises ``ConfigError``."""
-        dirs = self._order.module_dirs
-        return tuple(load_sources(name, source_dir) for name, source_dir in dirs.items())
+        dirs, entries = self._order.module_dirs, self._order.entries
+        return tuple(load_sources(name, top, entries.get(name)) for name, top in dirs.items())
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:

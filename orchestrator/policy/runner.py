@@ -79,7 +79,10 @@ def create_run_dir(base: Path, run_id: str) -> RunDir:
     """The run's folder, with ``latest`` beside it pointing there. Raises ``HostError``."""
     root = base / run_id
     try:
+        is_new = not base.exists()
         root.mkdir(parents=True)
+        if is_new:  # git leaves alone what a file in it says is not for it
+            (base / ".gitignore").write_text("*\n")
         aside = base / f".latest-{run_id}"
         aside.symlink_to(run_id)
         aside.rename(base / "latest")

@@ -163,6 +163,7 @@ def open_workshop(
         kernel=ready.kernel,
         image=ready.image,
         module_dirs=lab.module_dirs,
+        entries=lab.file.modules,
         place=lab.file.build,
         accelerator=ready.verdict.accelerator,
         seconds=lab.file.timeouts.build * plan.scale,

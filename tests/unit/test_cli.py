@@ -43,7 +43,7 @@ def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-COMMANDS = ("run", "list", "shell", "kernels", "lock", "export", "import", "doctor")
+COMMANDS = ("init", "run", "list", "shell", "kernels", "lock", "export", "import", "doctor")
 
 # --- the parser ------------------------------------------------------------------------------
 
