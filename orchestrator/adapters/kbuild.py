@@ -14,7 +14,7 @@ import posixpath
 import re
 import shlex
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -136,16 +136,20 @@ class ModuleBuildError(BuildError):
         self.failure = failure
 
 
-def load_sources(name: str, source_dir: Path, entry: ModuleEntry | None = None) -> Sources:
-    """A folder of the lab, read once; ``entry`` says how it is built, by kbuild alone if absent.
-
-    Raises ``ConfigError`` like ``pack_tree``.
+def load_sources(
+    name: str,
+    source_dir: Path,
+    entry: ModuleEntry | None = None,
+    without: Collection[Path] = (),
+) -> Sources:
+    """A folder of the lab, read once, and ``without`` these files; ``entry`` says how it is
+    built, by kbuild alone if absent. Raises ``ConfigError`` like ``pack_tree``.
     """
     if entry is None:
-        return Sources(name, pack_tree(source_dir))
+        return Sources(name, pack_tree(source_dir, without))
     # A link in the lab is not in the archive: what it leads to is.
     inner = os.path.relpath(os.path.realpath(source_dir / entry.folder), source_dir.resolve())
-    return Sources(name, pack_tree(source_dir), inner, entry.make or "")
+    return Sources(name, pack_tree(source_dir, without), inner, entry.make or "")
 
 
 class Builder(Protocol):
@@ -336,7 +340,7 @@ def send_sources(shell: Shell, sources: Sources, deadline: Deadline) -> None:
     check(result, f"copying {sources.name} into the guest", MachineError)
 
 
-def pack_tree(source_dir: Path) -> bytes:
+def pack_tree(source_dir: Path, without: Collection[Path] = ()) -> bytes:
     """A folder of sources as a tar archive: regular files and folders, in a fixed order.
 
     Links are followed only to files inside the folder. Raises ``ConfigError`` if it holds
@@ -347,6 +351,8 @@ def pack_tree(source_dir: Path) -> bytes:
     total = 0
     with tarfile.open(fileobj=out, mode="w") as tar:
         for path in sorted(_source_files(root)):
+            if path in without:
+                continue
             total += path.stat().st_size
             if total > MAX_SOURCE_BYTES:
                 raise ConfigError(

@@ -58,7 +58,8 @@ class Makefile:
     folders: tuple[str, ...] = ()
     """The folders that it goes on to, as in ``obj-m += sub/``, without the slash."""
     options: tuple[str, ...] = ()
-    """``CONFIG_X`` of each ``obj-$(CONFIG_X)`` that names something and that it does not set."""
+    """``CONFIG_X`` of each ``obj-$(CONFIG_X)`` that names something, unless it is set here for
+    kbuild."""
     rules: tuple[Rule, ...] = ()
     unclear: tuple[Unclear, ...] = ()
 
@@ -89,7 +90,7 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 _ASSIGNMENT = re.compile(
-    r"\s*(?:(?:export|override)\s+)*([^\s:=#?+!]+(?:\$[({][^)}]*[)}][^\s:=#?+!]*)?)\s*"
+    r"\s*((?:(?:export|override)\s+)*)([^\s:=#?+!]+(?:\$[({][^)}]*[)}][^\s:=#?+!]*)?)\s*"
     r"(:{0,3}=|\+=|\?=|!=)\s*(.*)"
 )
 _CONDITIONAL = re.compile(r"\s*(ifeq|ifneq|ifdef|ifndef|else|endif|include|-include)\b")
@@ -127,6 +128,7 @@ class _Reader:
         self._names = names
         self._values: dict[str, str] = {}
         self._written: dict[str, str] = {}
+        self._exported: set[str] = set()
         self._named: list[_Named] = []
         self._rules: list[_RawRule] = []
         self._unclear: list[Unclear] = []
@@ -163,7 +165,9 @@ class _Reader:
             return rule
         return None
 
-    def _assign(self, number: int, name: str, operator: str, value: str) -> None:
+    def _assign(self, number: int, words: str, name: str, operator: str, value: str) -> None:
+        if "export" in words:
+            self._exported.add(name)
         if kind := _OBJ.fullmatch(name):
             self._named.append(_Named(number, kind[1], kind[2] or "", value))
             return
@@ -192,7 +196,7 @@ class _Reader:
                 what = f"obj-{named.kind}: {unknown}"
                 self._unclear.append(Unclear(named.line, what))
                 continue
-            if named.option and words and named.option not in self._values:
+            if named.option and words and self._is_from_outside(named.option):
                 options[named.option] = None
             for word in words:
                 if word.endswith("/"):
@@ -204,6 +208,12 @@ class _Reader:
         return Makefile(
             tuple(objects.values()), tuple(folders), tuple(options), rules, tuple(self._unclear)
         )
+
+    def _is_from_outside(self, option: str) -> bool:
+        """Whether kbuild must be told an option: what a file exports is meant for the make that
+        it starts, and often set only where kbuild does not read it.
+        """
+        return option not in self._values or option in self._exported
 
     def _object(self, name: str, named: _Named) -> BuiltObject:
         parts: list[str] = []

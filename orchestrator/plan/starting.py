@@ -25,6 +25,7 @@ DKMS_NAME = "dkms.conf"
 SOURCE_ENDINGS = (".c", ".S", ".h")
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
 _MAX_MODULES = 500
+_MAX_PARAMETERS = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class FoundModule:
     """Its sources, as far as they are in the tree."""
     first: tuple[str, ...] = ()
     """The other modules of the tree that must be loaded before it, in order."""
+    parameters: tuple[str, ...] = ()
+    """What it takes when it is loaded, as its sources say."""
 
     @property
     def kernel_name(self) -> str:
@@ -186,7 +189,9 @@ class _Surveyor:
             if not sources:
                 missing = f"{_join(folder, (one.parts or (one.name,))[0])}.c"
                 self._unclear.append(Place(path, one.line, f"{name}: there is no {missing}"))
-            unit.modules.append(FoundModule(name, path, one.line, sources))
+            texts = "\n".join(self._tree[source] for source in sources)
+            found = tuple(dict.fromkeys(_PARAMETER.findall(texts)))
+            unit.modules.append(FoundModule(name, path, one.line, sources, parameters=found))
         unit.options |= dict.fromkeys(read.options)
         for below in read.folders:
             self._collect(_join(folder, below), unit, seen)
@@ -358,6 +363,7 @@ def _common(paths: Sequence[str]) -> str:
 
 # --- in which order ------------------------------------------------------------------------
 
+_PARAMETER = re.compile(r"^[ \t]*module_param(?:_named|_array|_string|_cb)?\s*\(\s*(\w+)", re.M)
 _EXPORT = re.compile(r"\bEXPORT_SYMBOL(?:_GPL)?(?:_FUTURE)?(?:_NS(?:_GPL)?)?\s*\(\s*(\w+)")
 _SOFTDEP = re.compile(r'\bMODULE_SOFTDEP\s*\(\s*"[^"\n]*\bpre:\s*([\w \t-]+)')
 _WORD = re.compile(r"\b[A-Za-z_]\w+\b")
@@ -565,6 +571,9 @@ def _render_scenario(module: FoundModule) -> str:
         lines.append("    # it uses what these export; they are unloaded at the end")
         lines.append(f"    modules: [{', '.join(map(_scalar, module.first))}]")
     lines.append("    steps:")
+    if module.parameters:
+        shown = ", ".join(module.parameters[:_MAX_PARAMETERS])
+        lines.append(f"      # A load can have `parameters: {{NAME: VALUE}}`. It takes {shown}.")
     lines += [f"      - {verb}: {name}" for verb in ("load", "unload") * 2]
     return "\n".join([*lines, ""])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,8 @@ class BuildOrder:
     output_dir: Path
     entries: Mapping[str, ModuleEntry] = field(default_factory=dict)
     """How the folders are built; those that are not here by kbuild alone."""
+    without: Collection[Path] = ()
+    """Files that are no sources wherever they lie."""
 
     @property
     def on_host(self) -> bool:
@@ -84,8 +86,11 @@ class Workshop:
     @cached_property
     def folders(self) -> tuple[Sources, ...]:
         """The sources. Raises ``ConfigError``."""
-        dirs, entries = self._order.module_dirs, self._order.entries
-        return tuple(load_sources(name, top, entries.get(name)) for name, top in dirs.items())
+        order = self._order
+        return tuple(
+            load_sources(name, top, order.entries.get(name), order.without)
+            for name, top in order.module_dirs.items()
+        )
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:

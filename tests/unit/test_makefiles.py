@@ -80,6 +80,11 @@ def test_options_that_the_file_does_not_set_itself() -> None:
     assert made.options == ("CONFIG_B",)
 
 
+def test_an_option_that_is_exported_is_for_the_make_that_is_started() -> None:
+    text = "ifneq ($(KERNELRELEASE),)\nobj-$(CONFIG_A) := a.o\nelse\nexport CONFIG_A = m\nendif\n"
+    assert parse_makefile(text).options == ("CONFIG_A",)
+
+
 def test_what_takes_make_to_know_is_told_with_its_line() -> None:
     made = parse_makefile("obj-m := a.o\n\nobj-m += $(shell ls).o\nobj-m += $(NONE).o\n")
     assert [each.name for each in made.objects] == ["a"]

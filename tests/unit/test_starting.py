@@ -157,6 +157,16 @@ def test_two_that_need_each_other_end() -> None:
     assert {each.name: each.first for each in found.modules} == {"a": ("b",), "b": ("a",)}
 
 
+def test_parameters_are_told_where_a_load_may_want_them() -> None:
+    text = (
+        "module_param(path, charp, 0);\n/* module_param(no, int, 0) */\nmodule_param(x, int, 0);\n"
+    )
+    found = find(Makefile="obj-m := a.o b.o\n", a_dot_c=text, b_dot_c="")
+    files = render_files(found, "x", "scenarios")
+    assert "`parameters: {NAME: VALUE}`. It takes path, x.\n" in files["scenarios/a.yaml"]
+    assert "parameters" not in files["scenarios/b.yaml"]
+
+
 # --- what the kernel must have ---------------------------------------------------------------
 
 
