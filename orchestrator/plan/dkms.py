@@ -38,6 +38,7 @@ class Dkms:
     """Lines, each with what could not be made out there."""
 
 
+_MAX_LINE = 4_000
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)(?:\[(\d+)\])?=(.*)")
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 # These stay in a command: whoever runs it sets them.
@@ -55,7 +56,7 @@ def parse_dkms(text: str) -> Dkms:
         if not found:
             continue
         name = found[1] + (f"[{int(found[2])}]" if found[2] else "")
-        plain = _plain_text(found[3])
+        plain = _plain_text(found[3]) if len(line) <= _MAX_LINE else None
         if plain is None:
             unclear.append((number, f"{name} is more than plain text"))
             continue

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 MAX_LINES = 20_000
 MAX_TEXT = 100_000
 _MAX_DEPTH = 20
+_MAX_REFERENCES = 100_000
+_MAX_COMMAND = 4_000
 # What kbuild itself sets to the folder that is built.
 _HERE = frozenset({"src", "obj", "M", "PWD", "CURDIR", "KBUILD_EXTMOD", "srctree/$(src)"})
 
@@ -89,12 +91,10 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
         yield start, joined.rstrip()
 
 
-_ASSIGNMENT = re.compile(
-    r"\s*((?:(?:export|override)\s+)*)([^\s:=#?+!]+(?:\$[({][^)}]*[)}][^\s:=#?+!]*)?)\s*"
-    r"(:{0,3}=|\+=|\?=|!=)\s*(.*)"
-)
+# What may stand before a variable that is set.
+_BEFORE = frozenset({"export", "override"})
+_OPERATORS = frozenset({"=", ":=", "::=", ":::=", "+=", "?=", "!="})
 _CONDITIONAL = re.compile(r"\s*(ifeq|ifneq|ifdef|ifndef|else|endif|include|-include)\b")
-_RULE = re.compile(r"([^:=\t][^:=]*?)\s*::?(?!=)\s*([^=;]*)(?:;(.*))?$")
 _OBJ = re.compile(r"obj-(m|y|\$[({](CONFIG_\w+)[)}])$")
 _KERNEL_MAKE = re.compile(r"(?:^|\s)-C\s*\S+.*\b(?:M|SUBDIRS|KBUILD_EXTMOD)=|\bM=.*\s-C\s*\S+")
 _KERNEL_VARIABLE = re.compile(r"-C\s*[\"']?\$[({](\w+)[)}]")
@@ -133,6 +133,7 @@ class _Reader:
         self._rules: list[_RawRule] = []
         self._unclear: list[Unclear] = []
         self._defining = False
+        self._references = 0
 
     def read(self, text: str) -> Makefile:
         rule: _RawRule | None = None
@@ -156,11 +157,15 @@ class _Reader:
         return inside
 
     def _read_line(self, number: int, line: str) -> _RawRule | None:
-        if assignment := _ASSIGNMENT.fullmatch(line):
-            self._assign(number, *assignment.groups())
+        if (assignment := _split_assignment(line)) is not None:
+            self._assign(number, *assignment)
             return None
-        if found := _RULE.fullmatch(line):
-            rule = _RawRule(found[1], found[2], [found[3].strip()] if found[3] else [])
+        targets, colon, rest = line.partition(":")
+        if not colon or "=" in targets:
+            return None
+        needs, _, recipe = rest.removeprefix(":").partition(";")
+        if "=" not in needs:  # else it is a variable for these targets alone
+            rule = _RawRule(targets, needs, [recipe.strip()] if recipe else [])
             self._rules.append(rule)
             return rule
         return None
@@ -229,7 +234,9 @@ class _Reader:
     def _rule(self, rule: _RawRule) -> Rule:
         recipe = [self._expand_known(line) for line in rule.recipe]
         at_work = zip(rule.recipe, recipe, strict=True)
-        kernel = next((raw for raw, line in at_work if _KERNEL_MAKE.search(line)), "")
+        kernel = next(
+            (raw for raw, line in at_work if _KERNEL_MAKE.search(line[:_MAX_COMMAND])), ""
+        )
         variable = _KERNEL_VARIABLE.search(f"{kernel} {self._values_in(kernel)}")
         return Rule(
             tuple(self._expand_known(rule.targets).split()),
@@ -275,6 +282,9 @@ class _Reader:
         return "".join(out)
 
     def _value(self, inner: str, depth: int, lenient: bool) -> str:
+        self._references += 1
+        if self._references > _MAX_REFERENCES:
+            raise _UnknownError("it refers to too much")
         if inner == "$":
             return "$"
         function, _, rest = inner.partition(" ")
@@ -291,6 +301,17 @@ class _Reader:
         if re.fullmatch(r"[\w.-]+", name):
             raise _UnknownError(f"$({name}) is not set in this file")
         raise _UnknownError(f"$({inner[:60]}) is not known without running make")
+
+
+def _split_assignment(line: str) -> tuple[str, str, str, str] | None:
+    """What stands before a variable's name, the name, the operator and the value."""
+    left, equals, value = line.partition("=")
+    bare = left.rstrip(":+?!")
+    operator = left[len(bare) :] + equals
+    *before, name = bare.split() or [""]
+    if operator not in _OPERATORS or not name or ":" in name or set(before) - _BEFORE:
+        return None
+    return " ".join(before), name, operator, value.strip()
 
 
 def _reference(text: str, dollar: int) -> tuple[str, int]:

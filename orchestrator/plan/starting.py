@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from orchestrator.plan.dkms import Dkms, parse_dkms
-from orchestrator.plan.makefiles import Rule, parse_makefile
+from orchestrator.plan.makefiles import Rule, logical_lines, parse_makefile
 from orchestrator.plan.visible import clip, visible
 
 Tree = Mapping[str, str]
@@ -24,7 +24,6 @@ MAKEFILE_NAMES = ("Kbuild", "Makefile", "makefile", "GNUmakefile", "Makefile.in"
 DKMS_NAME = "dkms.conf"
 SOURCE_ENDINGS = (".c", ".S", ".h")
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
-_MAX_MODULES = 500
 _MAX_PARAMETERS = 8
 
 
@@ -229,20 +228,26 @@ class _Surveyor:
     def _top_of(self, unit: _Unit) -> str:
         """The folder that has all that a unit reads: its own, or one above it."""
         used = [unit.path]
-        for makefile in unit.parts:
-            text = re.sub(r"\$[({](?:srctree|src|obj|M|PWD|CURDIR)[)}]/?", "", self._tree[makefile])
-            base = posixpath.dirname(makefile) or "."
-            used += [_join(base, up) for up in re.findall(r"(?:\.\./)+[\w./-]*|\.\.(?=\s|$)", text)]
-        for source in (path for module in unit.modules for path in module.sources):
-            used.append(posixpath.dirname(source) or ".")
-            used += self._included_above(source)
-        inside = [path for path in used if not path.startswith("..") and self._exists(path)]
-        return _common([path if self._is_folder(path) else _parent(path) for path in inside])
+        for module in unit.modules:
+            used += [_parent(path) for path in module.sources]
+        for file, line, path in self._reads_above(unit):
+            if path.startswith(".."):
+                message = f"{path} is read, which is above this folder: run `lab init` there"
+                self._unclear.append(Place(file, line, message))
+            elif self._exists(path):
+                used.append(path if self._is_folder(path) else _parent(path))
+        return _common(used)
 
-    def _included_above(self, source: str) -> list[str]:
-        base = posixpath.dirname(source) or "."
-        names = re.findall(r'^\s*#\s*include\s+"(\.\./[^"\n]+)"', self._tree[source], re.M)
-        return [_join(base, name) for name in names]
+    def _reads_above(self, unit: _Unit) -> Iterator[tuple[str, int, str]]:
+        """The paths through ``..`` of a unit's files, each with the file and line that has it."""
+        for makefile in unit.parts:
+            for number, line in logical_lines(self._tree[makefile]):
+                for up in _UP.findall(_HERE.sub("", line)):
+                    yield makefile, number, _join(_parent(makefile), up)
+        for source in (path for module in unit.modules for path in module.sources):
+            for found in _INCLUDE_UP.finditer(self._tree[source]):
+                line = self._tree[source].count("\n", 0, found.start()) + 1
+                yield source, line, _join(_parent(source), found[1])
 
     def _exists(self, path: str) -> bool:
         return path in self._tree or self._is_folder(path)
@@ -309,7 +314,7 @@ class _Surveyor:
         result = []
         for folder in folders:
             kept = []
-            for module in folder.modules[:_MAX_MODULES]:
+            for module in folder.modules:
                 other = seen.setdefault(module.kernel_name, module)
                 if other is module:
                     kept.append(module)
@@ -321,6 +326,10 @@ class _Surveyor:
         return result
 
 
+# The folder that is built, by the names that it has in Makefiles.
+_HERE = re.compile(r"\$[({](?:srctree|src|obj|M|PWD|CURDIR)[)}]/?")
+_UP = re.compile(r"(?<![./)}])(?:\.\./)+[\w./-]*|(?<![./)}])\.\.(?=\s|$)")
+_INCLUDE_UP = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"(\.\./[^"\n]{1,200})"', re.M)
 _OTHER_TARGETS = re.compile(r"clean|install|check|test|debug|sparse|coverity|sign")
 
 

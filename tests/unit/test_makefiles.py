@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +104,23 @@ def test_a_variable_that_doubles_ends() -> None:
     lines = ["A0 = " + "x" * 1000] + [f"A{n + 1} = $(A{n}) $(A{n})" for n in range(15)]
     (unclear,) = parse_makefile("\n".join([*lines, "obj-m := $(A15)"])).unclear
     assert unclear.message == "obj-m: it is too long"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(["A0 =", *(f"A{n + 1} = " + f"$(A{n})" * 10 for n in range(18)), "x: $(A18)"]),
+        "a" + " " * 99_000 + "b",
+        "a: b\n\t" + "-C x " * 19_000,
+        "a" * 50_000 + "$(" * 20_000,
+        "$(A" * 30_000 + ")" * 30_000 + " := x",
+    ],
+    ids=["many references", "blanks", "a recipe", "open brackets", "nested brackets"],
+)
+def test_no_text_takes_for_ever(text: str) -> None:
+    assert [each.name for each in parse_makefile(f"obj-m := a.o\n{text}\n").objects] == ["a"]
+    assert parse_dkms(f"BUILT_MODULE_NAME=a\nMAKE='{'$dkms_tree/' * 9000}'").modules
 
 
 @given(st.text(alphabet="abo-m:=+$(){}, \n\t\\#%./", max_size=300))

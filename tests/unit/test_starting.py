@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from orchestrator.adapters.sources import entry_types
 from orchestrator.doors.cli import main
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.starting import Survey, render_files, survey
+from orchestrator.policy.runner import create_run_dir
 
 KBUILD = "make -C $(KDIR) M=$(PWD) modules"
 
@@ -85,9 +88,16 @@ def test_what_is_read_above_the_folder_is_sent_too() -> None:
     assert (folder.name, folder.path, folder.folder) == ("m", "drv", "src")
 
 
-def test_what_leaves_the_tree_is_not_followed() -> None:
-    found = find(Makefile="obj-m := m.o\nccflags-y := -I$(src)/../..\n", m_dot_c="")
+def test_what_is_above_the_tree_is_told() -> None:
+    found = find(
+        Makefile="obj-m := m.o\nall: # of ../all\n\techo ready...\nccflags-y := -I$(src)/../inc\n",
+        m_dot_c='\n#include "../m.h"\n',
+    )
     assert built(found) == {".": ["m"]}
+    assert [str(place) for place in found.unclear] == [
+        "Makefile:4: ../inc is read, which is above this folder: run `lab init` there",
+        "m.c:2: ../m.h is read, which is above this folder: run `lab init` there",
+    ]
 
 
 def test_a_makefile_that_makes_a_source_is_run_itself() -> None:
@@ -283,3 +293,14 @@ def test_what_a_file_says_is_shown_as_text(
     (tmp_path / "b.c").touch()
     assert main(["init", str(tmp_path)]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_git_does_not_see_results(repository: Path) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    run_dir = create_run_dir(repository / "lab-results", "run")
+    (run_dir.root / "report.txt").touch()
+    (repository / "lab-results/.gitignore").chmod(0o444)
+    create_run_dir(repository / "lab-results", "again")
+    seen = subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True)
+    assert seen.stdout.decode().splitlines() == ["?? src/"]
