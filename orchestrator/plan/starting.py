@@ -212,17 +212,19 @@ class _Surveyor:
     def _folder(self, unit: _Unit) -> FoundFolder:
         top = self._top_of(unit)
         inner = "" if top == unit.path else posixpath.relpath(unit.path, top)
-        why = f"it reads files of {top}/ above it" if inner else ""
+        above = "the top" if top == "." else f"{top}/"
+        why = f"{unit.makefile_path} or a source reads files of {above}" if inner else ""
         made = FoundFolder("", top, inner, why=why, modules=tuple(unit.modules))
         if unit.options:
             options = " ".join(f"{option}=m" for option in unit.options)
             make = f"make -C $KDIR M=$PWD {options} modules"
             why = f"{', '.join(unit.options)} decides what is built"
-            return replace(made, make=make, why=why)
+            return replace(made, make=make, why=_both(why, made.why))
         if made_first := self._made_first(unit.path):
             target, variable, file = made_first
             setting = f"{variable}=$KDIR " if variable else ""
-            return replace(made, make=f"make {setting}{target}", why=f"its Makefile makes {file}")
+            why = _both(f"its Makefile makes {file}", made.why)
+            return replace(made, make=f"make {setting}{target}", why=why)
         return made
 
     def _top_of(self, unit: _Unit) -> str:
@@ -246,8 +248,8 @@ class _Surveyor:
                     yield makefile, number, _join(_parent(makefile), up)
         for source in (path for module in unit.modules for path in module.sources):
             for found in _INCLUDE_UP.finditer(self._tree[source]):
-                line = self._tree[source].count("\n", 0, found.start()) + 1
-                yield source, line, _join(_parent(source), found[1])
+                number = self._tree[source].count("\n", 0, found.start()) + 1
+                yield source, number, _join(_parent(source), found[1])
 
     def _exists(self, path: str) -> bool:
         return path in self._tree or self._is_folder(path)
@@ -301,7 +303,7 @@ class _Surveyor:
         for folder in folders:
             own = any(known.get(module.name) is folder for module in told)
             if own and (dkms.pre_build or (folder.make and dkms.make)):
-                why = f"{path} says so" + (f"; {folder.why}" if folder.why else "")
+                why = _both(f"{path} says so", folder.why)
                 modules = tuple(folder.modules)
                 folder = FoundFolder("", base, "", command, why, modules)
             result.append(folder)
@@ -348,6 +350,10 @@ def _closure(rule: Rule, makers: Mapping[str, Rule]) -> list[str]:
             found[need] = None
             todo += makers[need].needs if need in makers else ()
     return list(found)
+
+
+def _both(one: str, other: str) -> str:
+    return f"{one}; {other}" if other else one
 
 
 def _dkms_command(dkms: Dkms) -> str:
