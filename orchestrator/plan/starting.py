@@ -54,6 +54,8 @@ class FoundModule:
     """The other modules of the tree that must be loaded before it, in order."""
     parameters: tuple[str, ...] = ()
     """What it takes when it is loaded, as its sources say."""
+    is_livepatch: bool = False
+    """Whether it patches the kernel: then it can be unloaded only after it was switched off."""
 
     @property
     def kernel_name(self) -> str:
@@ -190,7 +192,9 @@ class _Surveyor:
                 self._unclear.append(Place(path, one.line, f"{name}: there is no {missing}"))
             texts = "\n".join(self._tree[source] for source in sources)
             found = tuple(dict.fromkeys(_PARAMETER.findall(texts)))
-            unit.modules.append(FoundModule(name, path, one.line, sources, parameters=found))
+            patches = re.search(r"\bklp_enable_patch\s*\(", texts) is not None
+            made = FoundModule(name, path, one.line, sources, (), found, is_livepatch=patches)
+            unit.modules.append(made)
         unit.options |= dict.fromkeys(read.options)
         for below in read.folders:
             self._collect(_join(folder, below), unit, seen)
@@ -589,8 +593,22 @@ def _render_scenario(module: FoundModule) -> str:
     if module.parameters:
         shown = ", ".join(module.parameters[:_MAX_PARAMETERS])
         lines.append(f"      # A load can have `parameters: {{NAME: VALUE}}`. It takes {shown}.")
-    lines += [f"      - {verb}: {name}" for verb in ("load", "unload") * 2]
+    for _ in range(2):
+        lines.append(f"      - load: {name}")
+        if module.is_livepatch:
+            lines += _render_switching_off(module)
+        lines.append(f"      - unload: {name}")
     return "\n".join([*lines, ""])
+
+
+def _render_switching_off(module: FoundModule) -> Iterator[str]:
+    """The step that ends a livepatch (Documentation/livepatch/livepatch.rst, Linux 5.4: its
+    folder goes when no task is in what was patched any more).
+    """
+    folder = f"/sys/kernel/livepatch/{module.kernel_name}"
+    command = f"echo 0 > {folder}/enabled; while [ -e {folder} ]; do sleep 0.1; done"
+    yield f"      - run: {_scalar(command)}"
+    yield "        timeout: 60"
 
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*")

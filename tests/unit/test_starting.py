@@ -177,6 +177,12 @@ def test_parameters_are_told_where_a_load_may_want_them() -> None:
     assert "parameters" not in files["scenarios/b.yaml"]
 
 
+def test_a_livepatch_is_switched_off_before_it_goes() -> None:
+    found = find(Makefile="obj-m := a-b.o\n", **{"a-b_dot_c": "return klp_enable_patch(&p);\n"})
+    text = render_files(found, "x", "scenarios")["scenarios/a-b.yaml"]
+    assert text.count("echo 0 > /sys/kernel/livepatch/a_b/enabled; ") == 2
+
+
 # --- what the kernel must have ---------------------------------------------------------------
 
 
