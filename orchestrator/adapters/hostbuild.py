@@ -156,7 +156,7 @@ class HostBuilder:
         deadline = Deadline.after(self._seconds, f"placing {sources.name}")
         self._unpack(sources, deadline)
         if (symbols := output_dir / SYMBOLS).is_file():
-            target = shlex.quote(f"{sources.folder}/{SYMBOLS}")
+            target = shlex.quote(f"{sources.build_folder}/{SYMBOLS}")
             self._feed(f"cat > {target}", symbols.read_bytes(), deadline)
 
     def _unpack(self, sources: Sources, deadline: Deadline) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import posixpath
 import re
 import shlex
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -36,6 +38,8 @@ from orchestrator.foundation.errors import (
     MachineError,
 )
 from orchestrator.plan.buildfailure import BuildFailure, parse_failure
+from orchestrator.plan.flavours import advise_build
+from orchestrator.plan.model import ModuleEntry
 from orchestrator.plan.version import KernelVersion
 
 MAX_SOURCE_BYTES = 64 << 20
@@ -59,13 +63,22 @@ class Sources:
     """The folder's name in the lab."""
     archive: bytes = field(repr=False)
     """A tar archive, as ``pack_tree`` makes it."""
+    inner: str = "."
+    """The folder below it that is built."""
+    make: str = ""
+    """The command that builds it; empty where kbuild does."""
 
     @property
     def folder(self) -> str:
-        """Where it is built. The path is in the debugging information, so it has to be the
+        """Where it is put. The path is in the debugging information, so it has to be the
         same everywhere.
         """
         return f"{SOURCES_DIR}/{self.name}"
+
+    @property
+    def build_folder(self) -> str:
+        """Where it is built."""
+        return str(PurePosixPath(self.folder, self.inner))
 
     @cached_property
     def sha256(self) -> str:
@@ -73,14 +86,20 @@ class Sources:
         return hashlib.sha256(self.archive).hexdigest()
 
     def lines_of(self, file: str) -> Sequence[str] | None:
-        """The lines of a file of the folder, without their ends; None if it has no such file."""
+        """The lines of a file of the folder, without their ends; None if it has no such file.
+
+        Kernels from 6.13 on name files relative to the folder that is built (commit
+        13b25489b6f8, "kbuild: change working directory to external module directory with M=").
+        """
         with tarfile.open(fileobj=io.BytesIO(self.archive), mode="r:") as tar:
-            try:
-                content = tar.extractfile(file)
-            except KeyError:
-                return None
-            assert content is not None, "pack_tree packs files alone"
-            return content.read().decode(errors="replace").split("\n")
+            for path in dict.fromkeys((file, posixpath.join(self.inner, file))):
+                try:
+                    content = tar.extractfile(posixpath.normpath(path))
+                except KeyError:
+                    continue
+                assert content is not None, "pack_tree packs files alone"
+                return content.read().decode(errors="replace").split("\n")
+        return None
 
 
 @dataclass(frozen=True)
@@ -122,9 +141,20 @@ class ModuleBuildError(BuildError):
         self.failure = failure
 
 
-def load_sources(name: str, source_dir: Path) -> Sources:
-    """A folder of the lab, read once. Raises ``ConfigError`` like ``pack_tree``."""
-    return Sources(name, pack_tree(source_dir))
+def load_sources(
+    name: str,
+    source_dir: Path,
+    entry: ModuleEntry | None = None,
+    without: Collection[Path] = (),
+) -> Sources:
+    """A folder of the lab, read once, and ``without`` these files; ``entry`` says how it is
+    built, by kbuild alone if absent. Raises ``ConfigError`` like ``pack_tree``.
+    """
+    if entry is None:
+        return Sources(name, pack_tree(source_dir, without))
+    # A link in the lab is not in the archive: what it leads to is.
+    inner = os.path.relpath(os.path.realpath(source_dir / entry.folder), source_dir.resolve())
+    return Sources(name, pack_tree(source_dir, without), inner, entry.make or "")
 
 
 class Builder(Protocol):
@@ -171,7 +201,7 @@ class GuestBuilder:
         deadline = Deadline.after(self._seconds, f"placing {sources.name}")
         send_sources(self._shell, sources, deadline)
         if (symbols := output_dir / SYMBOLS).is_file():
-            command = f"cat > {shlex.quote(f'{sources.folder}/{SYMBOLS}')}"
+            command = f"cat > {shlex.quote(f'{sources.build_folder}/{SYMBOLS}')}"
             result = self._shell.run(command, deadline, stdin=symbols.read_bytes())
             check(result, f"copying the symbols of {sources.name} into the guest", MachineError)
 
@@ -193,18 +223,43 @@ class GuestBuilder:
 
 def make_command(release: str, sources: Sources) -> str:
     """What is run, by ``sh -c``, where the sources are."""
-    folder = shlex.quote(sources.folder)
+    folder = shlex.quote(sources.build_folder)
+    if sources.make:
+        # A subshell, and on a line of its own: it may end in a comment, or with `exit`.
+        return f"cd {folder} && {_environment(release)} && (\n{sources.make}\n) 2>&1"
     return (
         f"cd {folder} && make -C /lib/modules/{release}/build M={folder} "
         f'{DEBUG_INFO} -j"$(nproc)" modules 2>&1'
     )
 
 
+def _environment(release: str) -> str:
+    """What a build's own command finds in its environment.
+
+    The names are dkms's (dkms(8), "dkms.conf": MAKE) and those that Makefiles use most; the rest
+    of them ask uname(1), which answers with the guest's release wherever modules are built.
+    KERNELRELEASE is not among them: with it a Makefile takes itself to be read by kbuild.
+    """
+    tree = f"/lib/modules/{release}/build"
+    values = {
+        "KVER": release,
+        "kernelver": release,
+        "KDIR": tree,
+        "KERNELDIR": tree,
+        "KERNEL_SRC": tree,
+        "kernel_source_dir": tree,
+        "arch": "x86_64",
+    }
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+    return f'export {words} {DEBUG_INFO} MAKEFLAGS="-j$(nproc)"'
+
+
 def fetch_command(sources: Sources) -> str:
     """What prints a tar archive with all that is kept of a build."""
+    symbols = shlex.quote(f"./{PurePosixPath(sources.inner, SYMBOLS)}")
     return (
         f"cd {shlex.quote(sources.folder)} && "
-        f"find . \\( -name '*.ko' -o -path './{SYMBOLS}' \\) -print0 | tar -c --null -T -"
+        f"find . \\( -name '*.ko' -o -path {symbols} \\) -print0 | tar -c --null -T -"
     )
 
 
@@ -230,7 +285,8 @@ def take_modules(name: str, archive: bytes, output_dir: Path) -> tuple[BuiltModu
     if not paths:
         raise BuildError(
             f"{name}: the build made no module",
-            hint=f"has {name}'s Kbuild or Makefile an `obj-m` line?",
+            hint=f"has {name}'s Kbuild or Makefile an `obj-m` line, and what hangs on a CONFIG_X "
+            "of its own a `make` with `CONFIG_X=m`?",
             evidence=output_dir / LOG,
         )
     return tuple(read_module(path) for path in paths)
@@ -261,8 +317,11 @@ def build_error(
     """That a build for the kernel of this release failed, with what its output says of why."""
     text = output.decode(errors="backslashreplace")
     version = _version_of(release)
+    failure = parse_failure(sources.name, text, sources.folder, version, sources.lines_of)
+    if failure.change is None:
+        failure = replace(failure, advice=advise_build(failure.message, release))
     return ModuleBuildError(
-        parse_failure(sources.name, text, sources.folder, version, sources.lines_of),
+        failure,
         argv=("sh", "-c", command),
         status=status,
         output="\n".join(text.splitlines()[-40:]),
@@ -286,7 +345,7 @@ def send_sources(shell: Shell, sources: Sources, deadline: Deadline) -> None:
     check(result, f"copying {sources.name} into the guest", MachineError)
 
 
-def pack_tree(source_dir: Path) -> bytes:
+def pack_tree(source_dir: Path, without: Collection[Path] = ()) -> bytes:
     """A folder of sources as a tar archive: regular files and folders, in a fixed order.
 
     Links are followed only to files inside the folder. Raises ``ConfigError`` if it holds
@@ -297,7 +356,8 @@ def pack_tree(source_dir: Path) -> bytes:
         hint="name the folder with the module's Kbuild file, not one above it",
     )
     files = files_below(source_dir.resolve(), lambda name: not name.endswith(SKIPPED_ENDINGS))
-    return pack_files(files, limit=MAX_SOURCE_BYTES, too_much=too_much)
+    wanted = [(name, path) for name, path in files if path not in without]
+    return pack_files(wanted, limit=MAX_SOURCE_BYTES, too_much=too_much)
 
 
 def pack_modules(modules: Iterable[BuiltModule]) -> bytes:

@@ -90,6 +90,8 @@ def _resolution_path(context: SourceContext, entry: KernelEntry) -> Path:
     recipe = context.recipe
     # Whether a kernel may be skipped does not change which it is.
     asked = entry.model_dump(exclude={"optional"})
+    if not asked.get("extra"):  # what was looked up before there was this key stays known
+        asked.pop("extra", None)
     here = source_of(entry).local_inputs(context, entry)
     parts = (recipe.release, recipe.also, recipe.flavour, asked, here, *recipe.whereabouts)
     key = hash_of(FORMAT, *parts)

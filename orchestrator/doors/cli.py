@@ -64,6 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
+    init = commands.add_parser("init", help="write a first lab.yaml for a folder's modules")
+    init.add_argument(
+        "folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="the folder (this one)"
+    )
+    init.set_defaults(command=_init)
+
     run = commands.add_parser("run", help="play scenarios on kernels")
     _add_lab_option(run)
     _add_selection(run)
@@ -242,6 +248,12 @@ def _open_cache(arguments: argparse.Namespace) -> Cache:
     from orchestrator.adapters.cache import Cache, default_cache_dir
 
     return Cache(default_cache_dir(), offline=getattr(arguments, "offline", False))
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.initing import start
+
+    return start(arguments.folder)
 
 
 def _run(arguments: argparse.Namespace) -> int:

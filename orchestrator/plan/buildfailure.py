@@ -49,6 +49,8 @@ class BuildFailure:
     """Where in ``source`` the column is, from 0."""
     change: ApiChange | None = None
     """The change of the kernel's API that is likely behind it."""
+    advice: str = ""
+    """What to do about it, where it is the kernel that lacks something."""
 
     @property
     def place(self) -> str:
@@ -61,7 +63,8 @@ class BuildFailure:
         message = clip(self.message, MAX_MESSAGE)
         told = f"{self.place}: error: {message}" if self.file else message
         likely = f"; {self.change.explain()}" if self.change else ""
-        return f"{self.module} does not build: {told}{likely}"
+        advice = f": {self.advice}" if self.advice else ""
+        return f"{self.module} does not build: {told}{likely}{advice}"
 
     def excerpt(self) -> tuple[str, ...]:
         """The line of source with its number, and below it the caret; safe to show."""

@@ -43,6 +43,7 @@ from orchestrator.plan.model import (
     Lab,
     LabFile,
     LogStep,
+    ModuleEntry,
     NamedScenario,
     RebootStep,
     RefusedError,
@@ -328,28 +329,43 @@ def _guess(name: str, known: Iterable[str], what: str) -> str:
 
 def _resolve_module_dirs(file: LabFile, root: Path, problems: Problems) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for name, text in file.modules.items():
-        folder = _resolve_dir(text, root, ("modules", name), problems)
-        if folder is None:
+    for name, entry in file.modules.items():
+        place = problems.document.nearest(("modules", name, "path"))
+        top = _resolve_dir(entry.path, root, place, problems)
+        if top is None or not _can_build(name, entry, top, problems):
             continue
-        if not any(os.path.isfile(folder / build) for build in ("Kbuild", "Makefile")):
-            problems.add(
-                ("modules", name),
-                f"folder {quoted(text)} has neither Kbuild nor Makefile",
-                hint="name the folder that Kbuild is to build (`make M=…`)",
-            )
-            continue
-        found[name] = folder
+        found[name] = top
     return found
+
+
+def _can_build(name: str, entry: ModuleEntry, top: Path, problems: Problems) -> bool:
+    """Whether there is something to build in a folder of modules; says why not."""
+    place = problems.document.nearest(("modules", name, "folder"))
+    hint = "`folder` is relative to `path`, and stays below it"
+    folder = _resolve_dir(entry.folder, top, place, problems, hint)
+    if folder is None:
+        return False
+    if entry.make or any(os.path.isfile(folder / build) for build in ("Kbuild", "Makefile")):
+        return True
+    problems.add(
+        place,
+        f"folder {quoted(entry.path if entry.folder == '.' else entry.folder)} "
+        "has neither Kbuild nor Makefile",
+        hint="name the folder that Kbuild is to build (`make M=…`), or with `make` the command "
+        "that builds it",
+    )
+    return False
 
 
 def _resolve_images_dir(file: LabFile, root: Path, problems: Problems) -> Path | None:
     return None if file.images is None else _resolve_dir(file.images, root, ("images",), problems)
 
 
-def _resolve_dir(text: str, root: Path, path: ValuePath, problems: Problems) -> Path | None:
+def _resolve_dir(
+    text: str, root: Path, path: ValuePath, problems: Problems, hint: str = ""
+) -> Path | None:
     """The folder below ``root``, free of symbolic links, or None after saying why not."""
-    folder = _resolve_below(text, root, path, problems)
+    folder = _resolve_below(text, root, path, problems, hint or _BELOW)
     if folder is None or os.path.isdir(folder):
         return folder
     what = "is not a folder" if os.path.lexists(folder) else "does not exist"

@@ -17,6 +17,7 @@ from orchestrator.plan.visible import clip, visible
 
 MAX_QUOTED = 120
 MAX_SYMBOLS = 3
+MAX_LINES = 2
 _MAX_RECORD = 1000
 
 
@@ -43,7 +44,7 @@ def explain_load(loading: Loading, records: Sequence[Record]) -> str:
         found = [match for text in texts if (match := re.search(cause.logged, text))]
         if found:
             return visible(cause.say(loading, found))
-    return visible(_explain_errno(loading))
+    return visible(_explain_errno(loading, [text for text in texts if not _is_usual(text)]))
 
 
 # --- what the kernel logs --------------------------------------------------------------------
@@ -148,7 +149,19 @@ _LOADER = {
 _SIGNATURE = frozenset({"EBADMSG", "EKEYREJECTED", "ENOKEY", "ENOPKG"})
 
 
-def _explain_errno(loading: Loading) -> str:
+# What is logged of any module from outside the kernel's tree, Linux 4.4 to 6.12.
+_USUAL = re.compile(
+    r"loading out-of-tree module taints kernel|module verification failed: |"
+    r"module license '.{0,60}' taints kernel|Disabling lock debugging due to kernel taint|"
+    r"tainting kernel with TAINT_LIVEPATCH"
+)
+
+
+def _is_usual(text: str) -> bool:
+    return not text.strip() or _USUAL.search(text) is not None
+
+
+def _explain_errno(loading: Loading, texts: Sequence[str]) -> str:
     errno = loading.errno
     if errno in _SIGNATURE:
         return "the kernel does not accept its signature"
@@ -157,6 +170,10 @@ def _explain_errno(loading: Loading) -> str:
     if errno == "ENOEXEC" and loading.built_for != loading.release:
         return f"it is built for {_quote(loading.built_for)}, this is {_quote(loading.release)}"
     returned = f"its init function returned -{errno}"
+    if texts:
+        # The loader's own refusals are above: what else is logged is the init function's.
+        last = "' and '".join(_quote(text) for text in texts[-MAX_LINES:])
+        return f"{returned}; the kernel's log ends with '{last}'"
     if errno in _LOADER:
         return f"{returned}, or {_LOADER[errno]}; the kernel's log does not say"
     return returned

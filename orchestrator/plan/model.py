@@ -892,6 +892,25 @@ class Timeouts(Value):
     scenario: Seconds = Field(default=120.0, description="for all steps of a scenario")
 
 
+class ModuleEntry(Value):
+    """A folder of modules. A plain path in its place means ``path``."""
+
+    plain_key: ClassVar[str] = "path"
+    path: LabPath = Field(description="the folder that a build needs, relative to this file")
+    folder: LabPath = Field(
+        default=".",
+        description="the folder that is built, with a `Kbuild` or `Makefile`, relative to `path`",
+    )
+    make: Command | None = Field(
+        default=None, description="the command that builds it, where kbuild alone does not do"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, raw: Any) -> Any:
+        return _plain_as(cls.plain_key, as_written(raw))
+
+
 BuildPlace = Literal["auto", "host", "guest"]
 """Where modules are built."""
 
@@ -900,7 +919,7 @@ class LabFile(Value):
     """``lab.yaml``."""
 
     lab: Name = Field(description="the lab's name")
-    modules: Mapping[Name, LabPath] = Field(
+    modules: Mapping[Name, ModuleEntry] = Field(
         default_factory=dict,
         description="folders with a `Kbuild` or `Makefile`, relative to this file, by a name",
     )

@@ -12,6 +12,7 @@ from orchestrator.plan.lock import LOCK_FILE, Lock, LockedImage, Pinned, find_pi
 from orchestrator.plan.model import KernelEntry, Lab, NamedScenario
 from orchestrator.plan.recipe import Recipe
 from orchestrator.plan.version import KernelVersion, VersionRange
+from orchestrator.plan.visible import visible
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,9 @@ def render_plan(plan: Plan) -> str:
     guest = plan.lab.file.guest
     lines.append(f"  guests: {guest.memory_mib} MiB, {_counted(guest.cpus, 'processor')}")
     for name, folder in plan.lab.module_dirs.items():
-        lines.append(f"  modules {name}: {folder}")
+        entry = plan.lab.file.modules[name]
+        how = f" ({visible(entry.make)})" if entry.make else ""
+        lines.append(f"  modules {name}: {folder / entry.folder}{how}")
     for name, path in plan.lab.program_paths.items():
         lines.append(f"  test program {name}: {path}")
     for kernel in plan.kernels:

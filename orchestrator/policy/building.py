@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from orchestrator.adapters.kbuild import (
 from orchestrator.adapters.kernels import Kernel
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import BuildError, HostError
-from orchestrator.plan.model import BuildPlace
+from orchestrator.plan.model import BuildPlace, ModuleEntry
 from orchestrator.plan.outcome import BuiltBy, FolderBuild
 from orchestrator.plan.qemu import Accelerator
 from orchestrator.policy.events import Doing, Listener, Note
@@ -47,6 +47,10 @@ class BuildOrder:
     seconds: float
     """For each folder, wherever it is built: the verdict must not depend on it."""
     output_dir: Path
+    entries: Mapping[str, ModuleEntry] = field(default_factory=dict)
+    """How the folders are built; those that are not here by kbuild alone."""
+    without: Collection[Path] = ()
+    """Files that are no sources wherever they lie."""
 
     @property
     def on_host(self) -> bool:
@@ -82,8 +86,11 @@ class Workshop:
     @cached_property
     def folders(self) -> tuple[Sources, ...]:
         """The sources. Raises ``ConfigError``."""
-        dirs = self._order.module_dirs
-        return tuple(load_sources(name, source_dir) for name, source_dir in dirs.items())
+        order = self._order
+        return tuple(
+            load_sources(name, top, order.entries.get(name), order.without)
+            for name, top in order.module_dirs.items()
+        )
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from orchestrator.foundation.errors import (
 )
 from orchestrator.plan.allowing import Allowance, mark_allowed
 from orchestrator.plan.execjudge import Judged, judge_exec, judge_ktap, judge_unbuilt
+from orchestrator.plan.flavours import explain_absent
 from orchestrator.plan.frames import LoadedCode, locate_code
 from orchestrator.plan.holders import find_holders
 from orchestrator.plan.judge import (
@@ -460,6 +461,8 @@ class Play:
         if others := [name for name in module.depends if name not in self._guest.modules]:
             words = script(f"modprobe -a {shlex.join(others)} && {shlex.join(words)}")
         result = self._exec(step, *words)
+        if absent := explain_absent(module.name, result.stderr, self._guest.plan.release):
+            raise LabError(absent)
         errno = errno_of(result)
         why = "" if errno in (None, step.expect.errno) else self._why_not_loaded(module, errno)
         if errno is None:

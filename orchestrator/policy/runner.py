@@ -88,7 +88,10 @@ def create_run_dir(base: Path, run_id: str) -> RunDir:
     """
     root = base / run_id
     try:
+        is_new = not base.exists()
         root.mkdir(parents=True, exist_ok=True)
+        if is_new:  # git leaves alone what a file in it says is not for it
+            (base / ".gitignore").write_text("*\n")
         aside = base / f".latest-{run_id}-{os.getpid()}"
         aside.symlink_to(run_id)
         aside.rename(base / "latest")

@@ -29,7 +29,7 @@ from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedE
 from orchestrator.plan.allowing import Allowance, allowances
 from orchestrator.plan.kconfig import missing_options
 from orchestrator.plan.klog import Finding, Record, find_findings, parse_log
-from orchestrator.plan.lock import Pinned
+from orchestrator.plan.lock import Pinned, lock_path
 from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
 from orchestrator.plan.paths import RunDir, guest_dir, tool_dir
@@ -177,6 +177,9 @@ def open_workshop(
         kernel=ready.kernel,
         image=ready.image,
         module_dirs=lab.module_dirs,
+        entries=lab.file.modules,
+        # Beside a module's sources they would have it built anew for each word in a scenario.
+        without=frozenset({lab.path, lock_path(lab), *(s.path for s in lab.scenarios)}),
         place=lab.file.build,
         accelerator=ready.verdict.accelerator,
         seconds=lab.file.timeouts.build * plan.scale,

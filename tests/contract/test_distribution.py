@@ -270,6 +270,25 @@ def test_ubuntus_unsigned_image_is_taken_with_its_modules(apt: Roots) -> None:
     ]
 
 
+def test_ubuntus_other_drivers_come_where_they_are_asked_for(apt: Roots) -> None:
+    entry = DistributionEntry(image="testy", version="5.4", extra=True)
+    found = resolve_kernel(apt["ubuntu"], recipe_of("ubuntu", "generic"), entry)
+    assert names(found.parts) == [
+        "linux-headers-5.4.0-10",
+        "linux-headers-5.4.0-10-generic",
+        "linux-image-unsigned-5.4.0-10-generic",
+        "linux-modules-5.4.0-10-generic",
+        "linux-modules-extra-5.4.0-10-generic",
+    ]
+
+
+def test_what_debian_has_no_package_for_is_told(apt: Roots) -> None:
+    entry = DistributionEntry(image="testy", version="6.1", extra=True)
+    with pytest.raises(SourceError, match=r"has no linux-modules-extra-6\.1\.0-") as caught:
+        resolve_kernel(apt["debian"], recipe_of("debian", "amd64"), entry)
+    assert "flavour: amd64" in caught.value.hint
+
+
 def test_ubuntus_package_with_unsigned_in_its_name_can_be_asked_for(apt: Roots) -> None:
     package = "linux-image-unsigned-5.4.0-9-generic"
     entry = DistributionEntry(image="testy", version="5.4", package=package)

@@ -25,7 +25,7 @@ from orchestrator.adapters.kbuild import BuiltModule, Sources, load_sources
 from orchestrator.adapters.kernels import Kernel
 from orchestrator.foundation.errors import BuildError, HostError, SourceError
 from orchestrator.plan.kernel import Part, ResolvedKernel
-from orchestrator.plan.model import BuildPlace
+from orchestrator.plan.model import BuildPlace, ModuleEntry
 from orchestrator.plan.outcome import FolderBuild
 from orchestrator.plan.qemu import Accelerator
 from orchestrator.policy.building import BuildOrder, Built, Workshop
@@ -201,6 +201,52 @@ def test_a_folder_can_be_placed_without_building_it(
     log = log_of(tmp_path, "second")
     assert "symbols from before" in log
     assert "hello.mod.in\n" in log
+
+
+def test_a_folder_below_is_built_with_what_lies_above_it(
+    builder: HostBuilder, source_dir: Path, tmp_path: Path
+) -> None:
+    (source_dir / "sub").mkdir()
+    (source_dir / "hello.mod.in").rename(source_dir / "sub/hello.mod.in")
+    (source_dir / "common.h").write_text("what lies above")
+    (source_dir / "sub/also").write_text("cat ../common.h")
+    entry = ModuleEntry(path="hello", folder="sub")
+    out = tmp_path / "out/hello"
+    (module,) = builder.build(load_sources("hello", source_dir, entry), out)
+    assert module.name == "hello"
+    assert "what lies above" in log_of(tmp_path)
+    assert (out / "Module.symvers").read_text() == "symbols of /lab/src/hello/sub\n"
+    builder.place(load_sources("again", source_dir, entry), out)
+    work = tmp_path / "work/src/again/sub/Module.symvers"
+    assert work.read_text() == "symbols of /lab/src/hello/sub\n"
+
+
+def test_a_command_of_its_own_builds_a_folder(
+    builder: HostBuilder, source_dir: Path, tmp_path: Path
+) -> None:
+    make = (
+        "echo $KVER $kernelver $KDIR $KERNELDIR $KERNEL_SRC $kernel_source_dir $KCFLAGS\n"
+        "echo [${KERNELRELEASE-unset}]; pwd; uname -r\n"
+        'make -C "$KDIR" M="$PWD" modules && exit 0 # and not further'
+    )
+    entry = ModuleEntry(path="hello", make=make)
+    (source_dir / "also").write_text("echo made by kbuild")
+    (module,) = builder.build(load_sources("hello", source_dir, entry), tmp_path / "out/hello")
+    assert module.name == "hello"
+    log = log_of(tmp_path)
+    tree = f"/lib/modules/{RELEASE}/build"
+    assert f"\n{RELEASE} {RELEASE} {' '.join([tree] * 4)} -g\n" in log
+    assert f"\n[unset]\n/lab/src/hello\n{RELEASE}\n" in log
+    assert "\nmade by kbuild\n" in log
+
+
+def test_a_command_that_fails_fails_the_build(
+    builder: HostBuilder, source_dir: Path, tmp_path: Path
+) -> None:
+    entry = ModuleEntry(path="hello", make="echo 'make: *** no rule' >&2; exit 3")
+    with pytest.raises(BuildError, match=r"hello does not build: make: \*\*\* no rule") as caught:
+        builder.build(load_sources("hello", source_dir, entry), tmp_path / "out/hello")
+    assert caught.value.status == 3
 
 
 # --- builds that fail ------------------------------------------------------------------------

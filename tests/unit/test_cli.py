@@ -44,6 +44,7 @@ def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 COMMANDS = (
+    "init",
     "run",
     "report",
     "history",

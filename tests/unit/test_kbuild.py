@@ -38,6 +38,7 @@ from orchestrator.foundation.errors import (
     MachineError,
 )
 from orchestrator.plan.buildfailure import first_error
+from orchestrator.plan.model import ModuleEntry
 from orchestrator.plan.outcome import CommandResult
 from tests.elf import make_ko
 
@@ -72,6 +73,31 @@ def test_sources_are_packed_in_order_with_their_modes(tree: Path) -> None:
     assert packed["tools/run.sh"].mode == 0o755
     assert packed["hello.c"].mode == 0o644
     assert {(member.uid, member.gid) for member in packed.values()} == {(0, 0)}
+
+
+def test_the_labs_own_files_are_no_sources(tree: Path) -> None:
+    (tree / "lab.yaml").touch()
+    (tree / "scenarios").mkdir()
+    (tree / "scenarios/a.yaml").touch()
+    without = {tree / "lab.yaml", tree / "scenarios/a.yaml"}
+    before = load_sources("hello", tree, without=without).sha256
+    (tree / "scenarios/a.yaml").write_text("another word")
+    assert load_sources("hello", tree, without=without).sha256 == before
+    assert load_sources("hello", tree).sha256 != before
+
+
+def test_a_line_of_a_folder_below_is_found_under_either_name(tree: Path) -> None:
+    (tree / "sub").mkdir()
+    (tree / "sub/low.c").write_text("low")
+    (tree / "sub/link").symlink_to("../include")
+    entry = ModuleEntry(path="x", folder="sub")
+    sources = load_sources("hello", tree, entry)
+    assert sources.build_folder == "/lab/src/hello/sub"
+    assert sources.lines_of("low.c") == sources.lines_of("sub/low.c") == ["low"]
+    assert sources.lines_of("../include/hello.h") == ["/* include/hello.h */", ""]
+    assert sources.lines_of("../../hello/hello.c") is None
+    entry = ModuleEntry(path="x", folder="sub/link")
+    assert load_sources("hello", tree, entry).build_folder == "/lab/src/hello/include"
 
 
 def test_packing_twice_gives_the_same_bytes(tree: Path) -> None:

@@ -184,6 +184,24 @@ def test_what_the_kernel_always_logs_explains_nothing() -> None:
     assert explain_load(loading("EIO"), records(*NORMAL)) == "its init function returned -EIO"
 
 
+def test_what_an_init_function_logged_last_is_told() -> None:
+    # Of the module tirdad, which patches a function that this kernel has not.
+    logged = (
+        "tirdad: tainting kernel with TAINT_LIVEPATCH",
+        *NORMAL,
+        "[-] TIRDAD: Installing ISN hooks...",
+        "livepatch: symbol 'secure_tcp_seq' not found in symbol table",
+        "[!] TIRDAD: Installation failed",
+    )
+    assert explain_load(loading("EPERM"), records(*logged)) == (
+        "its init function returned -EPERM; the kernel's log ends with 'livepatch: symbol "
+        "'secure_tcp_seq' not found in symbol table' and '[!] TIRDAD: Installation failed'"
+    )
+    assert explain_load(loading("ENODEV"), records(*NORMAL, "acpi: none", "")) == (
+        "its init function returned -ENODEV; the kernel's log ends with 'acpi: none'"
+    )
+
+
 def test_what_is_quoted_is_safe_and_short() -> None:
     hostile = records("m: `\x1b[2J" + "{0}%s\u202e" * 1000 + "' invalid for parameter `a\0b'")
     why = explain_load(loading("EINVAL"), hostile)

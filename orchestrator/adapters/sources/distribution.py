@@ -34,6 +34,9 @@ class DistributionEntry(KernelEntry):
     package: Name | None = Field(
         default=None, description="exactly this image package, where the newest will not do"
     )
+    extra: bool = Field(
+        default=False, description="with the drivers of Ubuntu's `linux-modules-extra`, too"
+    )
 
     def version_hint(self) -> KernelVersion:
         """The first of its series: ``7`` is 7.0, ``6.1`` is 6.1."""
@@ -43,7 +46,9 @@ class DistributionEntry(KernelEntry):
         """What it asks for."""
         if self.package:
             return f"{self.package} of {release}"
-        flavour = f" ({self.flavour})" if self.flavour else ""
+        chosen = (self.flavour, "extra" if self.extra else None)
+        words = ", ".join(word for word in chosen if word)
+        flavour = f" ({words})" if words else ""
         return f"the newest {self.version}{flavour} of {release}"
 
 
@@ -150,9 +155,14 @@ def resolve_kernel(apt: AptRoot, recipe: Recipe, entry: DistributionEntry) -> Re
         series = tuple(int(part) for part in entry.version.split("."))
         fitting = [r for r in releases if KernelVersion.parse(r).numbers[: len(series)] == series]
     for release in sorted(fitting, key=KernelVersion.parse, reverse=True):
-        resolved = _resolve_release(apt, recipe, release)
+        resolved = _resolve_release(apt, recipe, release, extra=entry.extra)
         if resolved is not None:
             return resolved
+    if entry.extra and fitting:
+        raise SourceError(
+            f"{recipe.release} has no linux-modules-extra-{fitting[-1]}, which `extra` asks for",
+            hint="Debian's kernels have all drivers with `flavour: amd64`, and no `extra`",
+        )
     offered = ", ".join(sorted(releases, key=KernelVersion.parse)) or "none"
     raise SourceError(
         f"{recipe.release} offers no {flavour} kernel {entry.package or entry.version} "
@@ -175,17 +185,22 @@ def _offered_releases(apt: AptRoot, flavour: str) -> list[str]:
     return sorted(found)
 
 
-def _resolve_release(apt: AptRoot, recipe: Recipe, release: str) -> ResolvedKernel | None:
-    """The packages of one kernel; None where its headers are not to be had any more."""
+def _resolve_release(
+    apt: AptRoot, recipe: Recipe, release: str, *, extra: bool = False
+) -> ResolvedKernel | None:
+    """The packages of one kernel; None where its headers are not to be had any more, or the
+    ``extra`` modules that are asked for.
+    """
     candidates = _image_names(release)
-    offered = apt.show((*candidates, f"linux-headers-{release}"))
+    more = (f"linux-modules-extra-{release}",) if extra else ()
+    offered = apt.show((*candidates, f"linux-headers-{release}", *more))
     image = next((offered[name] for name in candidates if name in offered), None)
     headers = offered.get(f"linux-headers-{release}")
-    if image is None or headers is None:
+    if image is None or headers is None or any(name not in offered for name in more):
         return None
-    parts = {image.name: image, headers.name: headers}
+    todo = [image, headers, *(offered[name] for name in more)]
+    parts = {package.name: package for package in todo}
     compiler = ""
-    todo = [image, headers]
     while todo:
         depends = [name for package in todo for name in package.depends]
         compiler = compiler or _compiler_of(depends)
