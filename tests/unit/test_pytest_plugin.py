@@ -215,7 +215,7 @@ def test_a_kernel_that_cannot_be_had_is_an_error_with_its_hint(
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*ERROR at setup of all/uname on 5.4*", "*offline*"])
     result.stdout.fnmatch_lines(["report: lab-results/*/report.txt"])
-    (run,) = (path for path in pytester.path.glob("lab-results/*") if not path.is_symlink())
+    (run,) = (path for path in pytester.path.glob("lab-results/*/") if not path.is_symlink())
     assert (run / "results.json").exists()
     assert (pytester.path / "lab-results/latest").resolve() == run
 
@@ -378,5 +378,5 @@ def test_two_labs_may_share_a_folder_of_results(play: Play, pytester: pytest.Pyt
     chosen = ("--lab-offline", "--lab-kernel", "5.4", "-k", "uname", "--lab-results", "results")
     result = play(*labs, *chosen)
     result.assert_outcomes(errors=2, deselected=4)
-    runs = [path for path in pytester.path.glob("results/*") if not path.is_symlink()]
+    runs = [path for path in pytester.path.glob("results/*/") if not path.is_symlink()]
     assert sorted((run / "results.json").exists() for run in runs) == [True, True]

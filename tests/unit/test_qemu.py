@@ -133,7 +133,7 @@ def test_qemu_itself_takes_every_option() -> None:
 
 def test_memory_in_a_file_is_shared_by_who_boots_and_private_to_who_goes_on() -> None:
     booting = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20)))
-    going_on = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20, 21)))
+    going_on = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20, 21, private=True)))
     for argv, share in ((booting, "on"), (going_on, "off")):
         objects = [argv[at + 1] for at, part in enumerate(argv) if part == "-object"]
         assert objects[0] == (
@@ -146,7 +146,7 @@ def test_memory_in_a_file_is_shared_by_who_boots_and_private_to_who_goes_on() ->
 
 def test_a_guest_that_goes_on_is_the_same_machine() -> None:
     booting = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20)))
-    going_on = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20, 21)))
+    going_on = render_qemu_argv("qemu", TCG, replace(FDS, memory=Memory(20, 21, private=True)))
     assert shown(going_on) == shown(booting).replace("share=on", "share=off\n-incoming defer")
 
 

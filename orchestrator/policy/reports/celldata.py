@@ -138,7 +138,7 @@ def _build(cell: CellResult) -> dict[str, Any] | None:
         "place": _line(f"{failure.module}: {failure.place}"),
         "message": _line(failure.message),
         "excerpt": list(failure.excerpt()),
-        "advice": _line(change.explain()) if change else "",
+        "advice": _line(change.explain() if change else failure.advice),
     }
 
 

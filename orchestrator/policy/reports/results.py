@@ -201,6 +201,7 @@ def _build_failure(failure: BuildFailure) -> dict[str, Any]:
         "change": None
         if change is None
         else {"advice": change.advice, "kernels": change.bound, "commit": change.commit},
+        "advice": failure.advice,
     }
 
 
