@@ -730,6 +730,7 @@ def test_a_module_that_does_not_build_is_told_in_every_report() -> None:
             "kernels": "before 6.16",
             "commit": "41cb08555c41",
         },
+        "advice": "",
     }
 
 
