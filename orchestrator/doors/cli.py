@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.plan.model import Lab
     from orchestrator.plan.plan import Plan
 
+SCHEMAS = ("lab", "scenario", "results")
+
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
 
@@ -128,6 +130,13 @@ def build_parser() -> argparse.ArgumentParser:
     importing = commands.add_parser("import", help="take kernels and images from such a file")
     importing.add_argument("file", type=Path, help="what `lab export` wrote")
     importing.set_defaults(command=_import)
+
+    schema = commands.add_parser("schema", help="print a JSON Schema, for editors and scripts")
+    schema.add_argument("of", nargs="?", choices=SCHEMAS, default="lab", help="of which file (lab)")
+    schema.add_argument(
+        "--path", action="store_true", help="print where the installed one is, instead"
+    )
+    schema.set_defaults(command=_schema)
 
     doctor = commands.add_parser("doctor", help="say what this machine lacks, and what mends it")
     doctor.set_defaults(command=_doctor)
@@ -331,6 +340,13 @@ def _import(arguments: argparse.Namespace) -> int:
     from orchestrator.doors import locking
 
     return locking.bring(_open_cache(arguments), arguments.file)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import schema
+
+    print(schema.locate(arguments.of) if arguments.path else schema.render(arguments.of), end="")
+    return EXIT_PASSED
 
 
 def _doctor(_: argparse.Namespace) -> int:
