@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
 
 SCHEMAS = ("lab", "scenario", "results")
+SHELLS = ("bash", "zsh", "fish")
 
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
@@ -137,6 +138,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--path", action="store_true", help="print where the installed one is, instead"
     )
     schema.set_defaults(command=_schema)
+
+    completion = commands.add_parser("completion", help="print what teaches a shell to complete")
+    completion.add_argument("shell", nargs="?", choices=SHELLS, help="the shell")
+    completion.add_argument("--words", nargs="*", help=argparse.SUPPRESS)
+    completion.set_defaults(command=_completion)
 
     doctor = commands.add_parser("doctor", help="say what this machine lacks, and what mends it")
     doctor.set_defaults(command=_doctor)
@@ -346,6 +352,20 @@ def _schema(arguments: argparse.Namespace) -> int:
     from orchestrator.doors import schema
 
     print(schema.locate(arguments.of) if arguments.path else schema.render(arguments.of), end="")
+    return EXIT_PASSED
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import completion
+
+    if arguments.words is not None:
+        # With a colon before each, so that none is an option of this command.
+        words = [word.removeprefix(":") for word in arguments.words]
+        print(completion.answer(build_parser(), words), end="")
+        return EXIT_PASSED
+    if arguments.shell is None:
+        raise UsageError("of which shell?", hint=f"one of {', '.join(SHELLS)}")
+    print(completion.script(arguments.shell), end="")
     return EXIT_PASSED
 
 

@@ -43,7 +43,18 @@ def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-COMMANDS = ("run", "list", "shell", "kernels", "lock", "export", "import", "doctor")
+COMMANDS = (
+    "run",
+    "list",
+    "shell",
+    "kernels",
+    "lock",
+    "export",
+    "import",
+    "schema",
+    "completion",
+    "doctor",
+)
 
 # --- the parser ------------------------------------------------------------------------------
 
