@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import __version__
 from orchestrator.foundation.errors import EXIT_INTERRUPTED, EXIT_PASSED, LabError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +50,16 @@ def _stop_printing() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Version(argparse.Action):
+    """Says the version only when it is asked for: QEMU is started for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from orchestrator.doors.facts import version_line
+
+        print(version_line())
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
@@ -59,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 all passed, 1 a scenario failed, 2 usage or configuration, "
         "3 the lab broke, 130 interrupted.",
     )
-    parser.add_argument("--version", action="version", version=f"lab {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="say what a bug report needs, in one line"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     run = commands.add_parser("run", help="play scenarios on kernels")
@@ -144,7 +155,12 @@ def build_parser() -> argparse.ArgumentParser:
     completion.add_argument("--words", nargs="*", help=argparse.SUPPRESS)
     completion.set_defaults(command=_completion)
 
-    doctor = commands.add_parser("doctor", help="say what this machine lacks, and what mends it")
+    doctor = commands.add_parser(
+        "doctor", help="say what this machine is and lacks, for you and for bug reports"
+    )
+    _add_lab_option(doctor)
+    doctor.add_argument("--network", action="store_true", help="see what can be reached, too")
+    doctor.add_argument("--json", action="store_true", help="the same for scripts")
     doctor.set_defaults(command=_doctor)
     return parser
 
@@ -369,7 +385,7 @@ def _completion(arguments: argparse.Namespace) -> int:
     return EXIT_PASSED
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.doctor import report
 
-    return report()
+    return report(arguments.lab, network=arguments.network, as_json=arguments.json)
