@@ -169,8 +169,9 @@ def _print_text(
     for title, values in (("this machine:", facts), ("network:", reached)):
         if values:
             print(title)
+        width = max(map(len, values), default=0)
         for name, found in values.items():
-            print(*_wrapped(f"  {name:<16} ", found), sep="\n")
+            print(*_wrapped(f"  {name:<{width}}  ", found), sep="\n")
     print("checks:")
     for check in checks:
         sign = "ok " if check.well else ("NO " if check.needed else "-- ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator import __version__
@@ -169,17 +169,18 @@ def _places(root: Path) -> Iterator[tuple[str, str]]:
     from orchestrator.adapters.kernelorg import base_url
     from orchestrator.adapters.snapshot import service_url
 
-    known: Mapping[str, str] = dict(_archives(root))
-    yield from list(known.items())[:MAX_ARCHIVES]
+    yield from list(_archives(root))[:MAX_ARCHIVES]
     yield "kernel.org", f"{base_url()}/"
     yield "snapshot service", f"{service_url()}/"
 
 
 def _archives(root: Path) -> Iterator[tuple[str, str]]:
-    """Each suite that an apt of the cache knows, and its signed index."""
+    """Each archive that an apt of the cache knows, by one of its suites, and its signed index."""
+    seen = set[str]()
     for path in sorted(root.glob("apt/*/etc/apt/sources.list")):
         for uri, suite in re.findall(
             r"^deb (?:\[[^]]*\] )?(https?://\S+) (\S+)", path.read_text(), re.MULTILINE
         ):
-            if "/" not in suite:
+            if uri not in seen and "/" not in suite:
+                seen.add(uri)
                 yield f"archive of {suite}", f"{uri.rstrip('/')}/dists/{suite}/InRelease"

@@ -274,8 +274,12 @@ def test_what_can_be_reached(tmp_path: Path, server: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("LAB_SNAPSHOT", "http://127.0.0.1:9/")
     sources = tmp_path / "apt/bookworm-1/etc/apt/sources.list"
     sources.parent.mkdir(parents=True)
-    sources.write_text(f"deb [signed-by=/x] {server}/debian bookworm main\ndeb-src x y z\n")
+    sources.write_text(
+        f"deb [signed-by=/x] {server}/debian bookworm main\ndeb-src x y z\n"
+        f"deb {server}/debian bookworm-updates main\ndeb {server}/security stable/updates main\n"
+    )
     reached = facts.collect_network(Cache(tmp_path))
+    assert list(reached) == ["archive of bookworm", "kernel.org", "snapshot service"]
     assert reached["archive of bookworm"] == "yes (HTTP 200)"
     assert reached["kernel.org"] == "yes (HTTP 404)"
     assert reached["snapshot service"].startswith("no: the connection failed")
