@@ -68,6 +68,12 @@ nightly: setup host-for-tests ## the whole matrix of kernels, and the tests that
 	@$(BIN)/lab run --kernel nightly $(ARGS)
 	LAB_NIGHTLY=1 $(BIN)/python -m pytest -m nightly
 
+.PHONY: generated
+generated: setup ## make anew what is made from the code: JSON Schemas, the manual page
+	$(BIN)/python -m orchestrator schema lab > orchestrator/schemas/lab.schema.json
+	$(BIN)/python -m orchestrator schema scenario > orchestrator/schemas/scenario.schema.json
+	$(BIN)/python -m orchestrator.doors.manpage > man/lab.1
+
 .PHONY: clean
 clean: ## remove what was made here; the cache of kernels and images stays
 	rm -rf $(VENV) lab-results build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from orchestrator.foundation.errors import ConfigError
 
-SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "lab-results", ".venv", "__pycache__"})
+SKIPPED_FOLDERS = frozenset(
+    {".git", ".hg", ".svn", "lab-results", ".kmod-lab", ".venv", "__pycache__"}
+)
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 

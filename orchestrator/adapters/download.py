@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from orchestrator.adapters.cache import disk_error, watch_room
 from orchestrator.foundation import process
@@ -279,3 +280,20 @@ def _root(error: BaseException) -> str:
         reason = inner
     text = re.sub(r"<[^>]* object at 0x[0-9a-f]+>:?\s*", "", str(reason))
     return text[:200] or type(reason).__name__
+
+
+def reach(url: str, deadline: Deadline) -> str:
+    """Whether a server answers at ``url``, in a few words, without its address.
+
+    Raises nothing and keeps nothing. A server that refuses this very file answers, too.
+    Proxies as for ``download``.
+    """
+    import requests
+
+    try:
+        with _in_words():
+            answer = requests.get(url, stream=True, timeout=max(0.1, deadline.left))
+            answer.close()
+    except (_AgainError, SourceError) as error:
+        return f"no: {str(error).replace(urlsplit(url).hostname or url, '…')}"
+    return f"yes (HTTP {answer.status_code})"

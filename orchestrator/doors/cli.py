@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import __version__
 from orchestrator.foundation.errors import EXIT_INTERRUPTED, EXIT_PASSED, LabError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
 
 REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
+SCHEMAS = ("lab", "scenario", "results")
+SHELLS = ("bash", "zsh", "fish")
 
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
@@ -53,6 +54,16 @@ def _stop_printing() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Version(argparse.Action):
+    """Says the version only when it is asked for: QEMU is started for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from orchestrator.doors.facts import version_line
+
+        print(version_line())
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
@@ -61,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 all passed, 1 a scenario failed, 2 usage or configuration, "
         "3 the lab broke, 130 interrupted.",
     )
-    parser.add_argument("--version", action="version", version=f"lab {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="say what a bug report needs, in one line"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     init = commands.add_parser("init", help="write a first lab.yaml for a folder's modules")
@@ -170,7 +183,24 @@ def build_parser() -> argparse.ArgumentParser:
     importing.add_argument("file", type=Path, help="what `lab export` wrote")
     importing.set_defaults(command=_import)
 
-    doctor = commands.add_parser("doctor", help="say what this machine lacks, and what mends it")
+    schema = commands.add_parser("schema", help="print a JSON Schema, for editors and scripts")
+    schema.add_argument("of", nargs="?", choices=SCHEMAS, default="lab", help="of which file (lab)")
+    schema.add_argument(
+        "--path", action="store_true", help="print where the installed one is, instead"
+    )
+    schema.set_defaults(command=_schema)
+
+    completion = commands.add_parser("completion", help="print what teaches a shell to complete")
+    completion.add_argument("shell", nargs="?", choices=SHELLS, help="the shell")
+    completion.add_argument("--words", nargs="*", help=argparse.SUPPRESS)
+    completion.set_defaults(command=_completion)
+
+    doctor = commands.add_parser(
+        "doctor", help="say what this machine is and lacks, for you and for bug reports"
+    )
+    _add_lab_option(doctor)
+    doctor.add_argument("--network", action="store_true", help="see what can be reached, too")
+    doctor.add_argument("--json", action="store_true", help="the same for scripts")
     doctor.set_defaults(command=_doctor)
     return parser
 
@@ -408,7 +438,28 @@ def _import(arguments: argparse.Namespace) -> int:
     return locking.bring(_open_cache(arguments), arguments.file)
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _schema(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import schema
+
+    print(schema.locate(arguments.of) if arguments.path else schema.render(arguments.of), end="")
+    return EXIT_PASSED
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import completion
+
+    if arguments.words is not None:
+        # With a colon before each, so that none is an option of this command.
+        words = [word.removeprefix(":") for word in arguments.words]
+        print(completion.answer(build_parser(), words), end="")
+        return EXIT_PASSED
+    if arguments.shell is None:
+        raise UsageError("of which shell?", hint=f"one of {', '.join(SHELLS)}")
+    print(completion.script(arguments.shell), end="")
+    return EXIT_PASSED
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.doctor import report
 
-    return report()
+    return report(arguments.lab, network=arguments.network, as_json=arguments.json)

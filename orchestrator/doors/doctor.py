@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator import __version__
 from orchestrator.adapters.accelerator import KVM, cached_verdict, qemu_version, without_probing
 from orchestrator.adapters.apt import DEBIAN_KEYRING, HOST_KEYRINGS
 from orchestrator.adapters.cache import Cache, default_cache_dir
+from orchestrator.adapters.host import tool_version
+from orchestrator.doors.facts import collect_facts, collect_network, lab_version, private
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import EXIT_BROKEN, EXIT_PASSED, HostError
 from orchestrator.policy.capacity import available_mib
@@ -23,6 +27,7 @@ System = Literal["debian", "fedora", "arch"]
 # One guest image, one kernel and their packages take about 0.4 GiB.
 CACHE_GIB_WANTED = 4
 MEMORY_MIB_WANTED = 1536
+COLUMNS = 80
 
 INSTALL: dict[System, str] = {
     "debian": "apt-get install --no-install-recommends",
@@ -107,13 +112,19 @@ def host_system() -> System:
     return "arch" if "arch" in words else "debian"
 
 
-def check_host() -> tuple[Check, ...]:
-    """Everything that can be seen without starting a guest or touching the network."""
+def check_host(*, versions: bool = False) -> tuple[Check, ...]:
+    """Everything that can be seen without starting a guest or touching the network.
+
+    With ``versions`` each tool is asked for its own, which takes some milliseconds each.
+    """
     system = host_system()
     return (
         _python(),
         _architecture(),
-        *(_tool(name, packages[system], system) for name, packages in PACKAGES.items()),
+        *(
+            _tool(name, packages[system], system, versions=versions)
+            for name, packages in PACKAGES.items()
+        ),
         *_rootless(system),
         _keyring(system),
         _release_names(system),
@@ -132,30 +143,64 @@ def require_host() -> None:
         raise HostError(f"{first.name}: {first.found}{more}", hint=first.mend)
 
 
-def report() -> int:
-    """Print every check; the exit status."""
-    checks = check_host()
-    print(f"lab {__version__}, Python {platform.python_version()}, {_distribution()}")
+def report(
+    lab_path: Path = Path("lab.yaml"), *, network: bool = False, as_json: bool = False
+) -> int:
+    """Print every check and what a bug report needs beside them; the exit status."""
+    checks = check_host(versions=True)
+    facts = collect_facts(lab_path)
+    reached = collect_network(Cache(default_cache_dir())) if network else {}
+    lacking = sum(not check.well and check.needed for check in checks)
+    if as_json:
+        _print_json(checks, facts, reached, able=not lacking)
+    else:
+        _print_text(checks, facts, reached)
+        if lacking:
+            print(f"{lacking} of these must be mended before `lab run` can work.")
+        else:
+            print("This machine can run the lab.")
+    return EXIT_BROKEN if lacking else EXIT_PASSED
+
+
+def _print_text(
+    checks: tuple[Check, ...], facts: Mapping[str, str], reached: Mapping[str, str]
+) -> None:
+    print(f"{lab_version()}, Python {platform.python_version()}")
+    for title, values in (("this machine:", facts), ("network:", reached)):
+        if values:
+            print(title)
+        width = max(map(len, values), default=0)
+        for name, found in values.items():
+            print(*_wrapped(f"  {name:<{width}}  ", found), sep="\n")
+    print("checks:")
     for check in checks:
         sign = "ok " if check.well else ("NO " if check.needed else "-- ")
-        print(f"  {sign} {check.name:<20} {check.found}")
+        print(*_wrapped(f"  {sign} {check.name:<20} ", private(check.found)), sep="\n")
         if not check.well and check.mend:
-            print(f"      mend: {check.mend}")
-    packages = [check for check in checks if not check.well and check.needed]
-    if packages:
-        print(f"{len(packages)} of these must be mended before `lab run` can work.")
-        return EXIT_BROKEN
-    print("This machine can run the lab.")
-    return EXIT_PASSED
+            # A command stays in one line, to be copied.
+            line = f"      mend: {check.mend}"
+            print(line if len(line) <= COLUMNS else f"      mend:\n    {check.mend}")
 
 
-def _distribution() -> str:
-    try:
-        lines = Path("/etc/os-release").read_text().splitlines()
-    except OSError:
-        return platform.platform()
-    fields = dict(line.split("=", 1) for line in lines if "=" in line)
-    return f"{fields.get('PRETTY_NAME', 'Linux').strip(chr(34))}, kernel {os.uname().release}"
+def _wrapped(head: str, text: str) -> Iterator[str]:
+    """Lines of at most ``COLUMNS``, the text beside what it is of."""
+    lines = textwrap.wrap(text, COLUMNS - len(head), break_on_hyphens=False) or [""]
+    yield f"{head}{lines[0]}"
+    yield from (f"{'':{len(head)}}{line}" for line in lines[1:])
+
+
+def _print_json(
+    checks: tuple[Check, ...], facts: Mapping[str, str], reached: Mapping[str, str], *, able: bool
+) -> None:
+    value = {
+        "lab": lab_version().removeprefix("lab "),
+        "python": platform.python_version(),
+        "able": able,
+        "facts": facts,
+        "network": reached,
+        "checks": [{**asdict(check), "found": private(check.found)} for check in checks],
+    }
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _python() -> Check:
@@ -169,14 +214,15 @@ def _architecture() -> Check:
     )
 
 
-def _tool(name: str, package: str, system: System) -> Check:
+def _tool(name: str, package: str, system: System, *, versions: bool = False) -> Check:
     mend = f"{_sudo()}{INSTALL[system]} {package}"
     try:
         path = process.find_tool(name)
-        found = qemu_version() if name.startswith("qemu") else path
+        version = tool_version(name, path) if versions and not name.startswith("qemu") else ""
+        found = f"{qemu_version()}, {path}" if name.startswith("qemu") else path
     except HostError:
         return Check(name, False, "not installed", mend)
-    return Check(name, True, found)
+    return Check(name, True, f"{version}, {found}" if version else found)
 
 
 def _sudo() -> str:
@@ -194,8 +240,8 @@ def _rootless(system: System) -> tuple[Check, ...]:
     except OSError:
         lines = []
     mapped = any(line.startswith((f"{user}:", f"{os.getuid()}:")) for line in lines)
-    found = "a range is yours" if mapped else f"no range of user ids for {user}"
-    mend = f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+    found = "a range is yours" if mapped else "no range of user ids for you"
+    mend = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
     return (tool, Check("/etc/subuid", mapped, found, mend))
 
 

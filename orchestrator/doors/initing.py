@@ -8,11 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.adapters.archive import SKIPPED_FOLDERS
 from orchestrator.adapters.sources import entry_types
+from orchestrator.doors import schema
 from orchestrator.foundation.errors import EXIT_PASSED, HostError, UsageError
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.starting import (
     DKMS_NAME,
     MAKEFILE_NAMES,
+    SCHEMAS_DIR,
     SOURCE_ENDINGS,
     FoundFolder,
     Survey,
@@ -49,7 +51,11 @@ def start(folder: Path) -> int:
     found = survey(read_tree(root), name)
     if not found.modules:
         _refuse(found, folder)
-    files = render_files(found, name, _scenarios_dir(root))
+    files = dict(render_files(found, name, _scenarios_dir(root)))
+    for kind in ("lab", "scenario"):
+        path = f"{SCHEMAS_DIR}/{kind}.schema.json"
+        if not (root / path).exists():
+            files[path] = schema.render(kind)
     _write(root, files)
     load_lab(root / LAB_FILE, entry_types())  # what is written must be what is read
     print("\n".join(_report(found, files, folder)))
@@ -147,7 +153,8 @@ def _report(found: Survey, files: Mapping[str, str], folder: Path) -> Iterator[s
         if more := len(found.unclear) - _MAX_TOLD:
             yield from [f"  and {more} more"] if more > 0 else []
     yield "written:"
-    yield from _listed(str(shown_path(folder / name)) for name in files)
+    yield from _listed(str(shown_path(folder / name)) for name in files if name[0] != ".")
+    yield f"  {shown_path(folder / SCHEMAS_DIR)}, for editors"
     yield "results go to lab-results/ beside lab.yaml, which git does not see"
     where = "" if folder.resolve() == Path.cwd() else f" --lab {shown_path(folder / LAB_FILE)}"
     yield f"next: lab run{where} -k 6.1      one kernel; without -k, five"

@@ -19,6 +19,8 @@ from orchestrator.plan.visible import clip, visible
 
 Tree = Mapping[str, str]
 
+SCHEMAS_DIR = ".kmod-lab"
+"""Where ``lab init`` puts what editors know the lab's files by."""
 MAKEFILE_NAMES = ("Kbuild", "Makefile", "makefile", "GNUmakefile", "Makefile.in")
 """What may say what is built, the first that a folder has; kbuild itself knows two of them."""
 DKMS_NAME = "dkms.conf"
@@ -529,8 +531,14 @@ def render_files(found: Survey, lab_name: str, scenarios_dir: str) -> Mapping[st
     return files
 
 
+def _editor_line(schema: str) -> str:
+    """What has an editor know the file's keys: yaml-language-server's own comment."""
+    return f"# yaml-language-server: $schema={schema}"
+
+
 def _render_lab(found: Survey, lab_name: str, scenarios_dir: str) -> str:
     lines = [
+        _editor_line(f"{SCHEMAS_DIR}/lab.schema.json"),
         "# A lab for the modules of this repository. `lab run` builds them for each kernel, and",
         "# plays the scenarios there. docs/language.md of kmod-lab is the reference.",
         f"lab: {_scalar(lab_name)}",
@@ -580,6 +588,7 @@ def _render_kernels(drivers: Sequence[Drivers]) -> Iterator[str]:
 def _render_scenario(module: FoundModule) -> str:
     name = _scalar(module.name)
     lines = [
+        _editor_line(f"../{SCHEMAS_DIR}/scenario.schema.json"),
         f"# {visible(module.file)}, line {module.line}, builds {visible(module.name)}.ko.",
         "scenarios:",
         "  loads-twice:",

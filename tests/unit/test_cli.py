@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ COMMANDS = (
     "lock",
     "export",
     "import",
+    "schema",
+    "completion",
     "doctor",
 )
 
@@ -79,7 +82,11 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out == f"lab {__version__}\n"
+    said = capsys.readouterr().out
+    assert said.startswith(f"lab {__version__}")
+    assert said.count("\n") == 1
+    for word in (platform.python_version(), os.uname().release, "QEMU"):
+        assert word in said
 
 
 @pytest.mark.parametrize(

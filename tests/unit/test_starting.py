@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -234,9 +235,14 @@ def test_a_lab_is_written_that_can_be_read(
         "  lab.yaml",
         "  scenarios/two-b.yaml",
         "  scenarios/one.yaml",
+        "  .kmod-lab, for editors",
         "results go to lab-results/ beside lab.yaml, which git does not see",
         "next: lab run -k 6.1      one kernel; without -k, five",
     ]
+    for file in (repository / "lab.yaml", repository / "scenarios/one.yaml"):
+        line = file.read_text().partition("\n")[0]
+        schema = file.parent / line.removeprefix("# yaml-language-server: $schema=")
+        assert "properties" in json.loads(schema.read_text())
     lab = load_lab(repository / "lab.yaml", entry_types())
     assert lab.file.lab == "my-driver"
     assert lab.module_dirs == {"my-driver": repository / "src"}
