@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESH_PER_SECOND = 4
+# Of so many cells nothing can be told of the others.
+FEW_CELLS = 5
 
 
 class Progress(Protocol):
@@ -87,7 +90,7 @@ class LineProgress:
 
 
 @dataclass
-class _Row:
+class Row:
     """What the table shows of one kernel."""
 
     total: int
@@ -111,9 +114,30 @@ class _Row:
                 self.skipped += 1
 
     @property
+    def played(self) -> int:
+        """How many cells were played."""
+        return self.passed + self.failed + self.errors
+
+    @property
+    def left(self) -> int:
+        """How many cells are not judged yet."""
+        return self.total - self.played - self.skipped
+
+    @property
     def judged(self) -> str:
         """How far it is: judged of all."""
-        return f"{self.passed + self.failed + self.errors + self.skipped}/{self.total}"
+        return f"{self.total - self.left}/{self.total}"
+
+
+def seconds_left(rows: Iterable[Row], since_first: float) -> float | None:
+    """How long the rest takes if cells come as they did, since the first was judged; None while
+    there are too few to tell, or none is left.
+    """
+    rows = tuple(rows)
+    played, left = sum(row.played for row in rows), sum(row.left for row in rows)
+    if played < FEW_CELLS or not left:
+        return None
+    return left * since_first / (played - 1)
 
 
 class TableProgress:
@@ -124,9 +148,10 @@ class TableProgress:
         from rich.console import Console
         from rich.live import Live
 
-        self._rows = {kernel.name: _Row(len(kernel.cells)) for kernel in plan.kernels}
+        self._rows = {kernel.name: Row(len(kernel.cells)) for kernel in plan.kernels}
         self._console = Console(file=stream, highlight=False, markup=False)
         self._started = time.monotonic()
+        self._first: float | None = None
         self._live = Live(
             get_renderable=self._table,
             console=self._console,
@@ -149,6 +174,8 @@ class TableProgress:
             self._console.print(f"{event.kernel}: {printable(event.text)}")
         elif isinstance(event, CellDone):
             self._rows[event.cell.kernel].count(event.cell.outcome)
+            if event.cell.outcome is not Outcome.SKIPPED:
+                self._first = self._first or time.monotonic()
             if event.cell.outcome in (Outcome.FAILED, Outcome.ERROR):
                 cell = event.cell
                 text = f"{cell.outcome.value} {cell.kernel} {cell.scenario}: {cell.reason}"
@@ -157,6 +184,12 @@ class TableProgress:
             row = self._rows[event.kernel.name]
             row.done, row.doing = True, "done"
 
+    def _clock(self) -> str:
+        now = time.monotonic()
+        left = seconds_left(self._rows.values(), now - (self._first or now))
+        more = "" if left is None else f", some {_in_words(left)} left"
+        return f"{int(now - self._started)} s{more}"
+
     def _table(self) -> Table:
         from rich.table import Table
 
@@ -164,9 +197,12 @@ class TableProgress:
         table.add_column("kernel", no_wrap=True)
         for name in ("judged", "passed", "failed", "errors"):
             table.add_column(name, justify="right", no_wrap=True)
-        seconds = int(time.monotonic() - self._started)
-        table.add_column(f"now ({seconds} s)", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column(f"now ({self._clock()})", ratio=1, no_wrap=True, overflow="ellipsis")
         for name, row in self._rows.items():
             counts = (str(row.passed), str(row.failed or ""), str(row.errors or ""))
             table.add_row(name, row.judged, *counts, printable(row.doing))
         return table
+
+
+def _in_words(seconds: float) -> str:
+    return f"{round(seconds)} s" if seconds < 100 else f"{round(seconds / 60)} min"

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doors.progress import LineProgress, TableProgress, open_progress
+from orchestrator.doors.progress import (
+    LineProgress,
+    Row,
+    TableProgress,
+    open_progress,
+    seconds_left,
+)
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome
 from orchestrator.plan.plan import Plan, resolve_plan
 from orchestrator.plan.recipes import load_recipe
@@ -219,3 +225,28 @@ def test_markup_in_a_name_is_only_text(plan: Plan, terminal: Terminal) -> None:
         progress(Note("5.4", "[bold]not bold[/bold] [/nope]"))
         progress(Doing("5.4", "[red]all/loading[/nope]"))
     assert "[bold]not bold[/bold] [/nope]" in ESCAPE.sub("", terminal.close())
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"),
+    [
+        ((Row(60), Row(40)), None),
+        ((Row(60, passed=4), Row(40)), None),
+        ((Row(60, passed=5), Row(40)), 95 * 10 / 4),  # four more in ten seconds, since the first
+        ((Row(60, passed=3, failed=1, errors=1), Row(40, skipped=30)), 65 * 10 / 4),
+        ((Row(60, passed=60), Row(40, skipped=40)), None),
+    ],
+)
+def test_how_long_the_rest_takes(rows: tuple[Row, ...], left: float | None) -> None:
+    assert seconds_left(rows, 10.0) == left
+
+
+@pytest.mark.parametrize(("judged", "told"), [(4, False), (5, True), (6, False)])
+def test_the_rest_is_told_while_there_is_one(
+    plan: Plan, terminal: Terminal, judged: int, told: bool
+) -> None:
+    with open_progress(plan, terminal.stream) as progress:
+        for number in range(judged):
+            kernel = ("5.4", "6.1-rt")[number % 2]
+            progress(CellDone(CellResult(kernel, f"all/{number}", Outcome.PASSED)))
+    assert (" left)" in terminal.close()) is told
