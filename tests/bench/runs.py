@@ -48,6 +48,8 @@ def run_process(argv: Sequence[str], *, seconds: float, env: Mapping[str, str] =
     It may end in an orderly way then, and at a Ctrl-C.
     """
     full = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    # A user's Python keeps what it compiled; without that every start compiles the lab anew.
+    full.pop("PYTHONDONTWRITEBYTECODE", None)
     with contextlib.ExitStack() as stack:
         started = time.perf_counter()
         child = subprocess.Popen(
