@@ -31,6 +31,19 @@ $(VENV)/.installed: pyproject.toml | host
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# The user's own folder for commands, which Debian's and Ubuntu's shells look into once it is there.
+BINDIR ?= $(if $(filter 0,$(shell id -u)),/usr/local/bin,$(HOME)/.local/bin)
+
+.PHONY: install
+install: setup ## put `lab` into BINDIR (~/.local/bin; root: /usr/local/bin), as a link to .venv
+	@mkdir -p $(BINDIR)
+	@ln -sf $(CURDIR)/$(BIN)/lab $(BINDIR)/lab
+	@case ":$$PATH:" in \
+		*":$(BINDIR):"*) echo "lab is $(BINDIR)/lab" ;; \
+		*) echo "lab is $(BINDIR)/lab, which is not on your PATH yet: a new login may do, or" \
+			"export PATH=$(BINDIR):\$$PATH" ;; \
+	esac
+
 .PHONY: run
 run: setup ## play this repository's lab: the procfs modules on the quick kernels
 	@$(BIN)/lab run $(ARGS)
