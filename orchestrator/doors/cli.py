@@ -192,7 +192,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     completion = commands.add_parser("completion", help="print what teaches a shell to complete")
     completion.add_argument("shell", nargs="?", choices=SHELLS, help="the shell")
-    completion.add_argument("--words", nargs="*", help=argparse.SUPPRESS)
+    completion.add_argument("--words", nargs="*", dest="typed", help=argparse.SUPPRESS)
     completion.set_defaults(command=_completion)
 
     doctor = commands.add_parser(
@@ -448,9 +448,9 @@ def _schema(arguments: argparse.Namespace) -> int:
 def _completion(arguments: argparse.Namespace) -> int:
     from orchestrator.doors import completion
 
-    if arguments.words is not None:
+    if arguments.typed is not None:
         # With a colon before each, so that none is an option of this command.
-        words = [word.removeprefix(":") for word in arguments.words]
+        words = [word.removeprefix(":") for word in arguments.typed]
         print(completion.answer(build_parser(), words), end="")
         return EXIT_PASSED
     if arguments.shell is None:

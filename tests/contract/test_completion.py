@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pexpect
@@ -141,15 +141,21 @@ def test_runs_are_offered_the_latest_first(lab: Path) -> None:
     assert lines == ["20260201-000000-bbbb\trun", "20260101-000000-aaaa\trun", ":folders"]
 
 
+def spent() -> float:
+    """Seconds of a processor that this process's children took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.usefixtures("lab")
 def test_an_answer_comes_before_one_waits_for_it() -> None:
-    """The best of five: the machine may be busy."""
+    """Processor time, and the best of five: the machine may be busy."""
     command = ["lab", "completion", "--words", ":run", ":-s", ":"]
     times = []
     for _ in range(5):
-        began = time.monotonic()
+        began = spent()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        times.append(time.monotonic() - began)
+        times.append(spent() - began)
         assert "all/loading\t" in done.stdout
     assert min(times) < 0.3
 

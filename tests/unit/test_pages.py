@@ -135,7 +135,7 @@ def test_files_that_are_named_exist(page: str) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", PAGES["README.md"]))
-    assert linked == PAGES.keys() - {"README.md"}
+    assert linked == PAGES.keys() - {"README.md"}, "docs/README.md lists every page"
 
 
 def test_what_the_tutorial_says_of_the_code_is_there() -> None:
