@@ -37,9 +37,11 @@ from orchestrator.plan.outcome import CommandResult
 MAX_OUTPUT = 4 << 20
 RETRY_SECONDS = 0.1
 
-# Its messages would reach the terminal through logging's last resort; ours say more.
+# Its messages would reach the terminal through logging's last resort, and pytest's reports, which
+# take them from loggers that do not propagate, too; ours say more.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True)

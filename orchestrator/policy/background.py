@@ -130,7 +130,8 @@ class BackgroundRuns:
             for order in self._orders:
                 if self._stop.is_set():
                     break
-                run = Run(order.plan, order.cache, order.run_dir, partial(self._take, order))
+                listener = partial(self._take, order)
+                run = Run(order.plan, order.cache, order.run_dir, listener, in_order=True)
                 self.results.append((order, run.play(self._stop)))
         except LabError as error:
             reason = error.render()

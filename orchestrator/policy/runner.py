@@ -111,7 +111,12 @@ class Run:
         listener: Listener,
         *,
         keep: threading.Event | None = None,
+        in_order: bool = False,
     ) -> None:
+        """``keep`` holds each kernel's last guest until it is set. Cells are begun longest first,
+        or, where somebody waits for one after another, ``in_order`` of the plan.
+        """
+        self._in_order = in_order
         self._plan = plan
         self._cache = cache
         self._run_dir = run_dir
@@ -180,7 +185,7 @@ class Run:
             self._run_dir,
             self._post,
             self._slots,
-            durations=self._durations,
+            durations=None if self._in_order else self._durations,
             keep=self._keep,
             today=self._today,
         )
