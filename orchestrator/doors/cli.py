@@ -170,9 +170,39 @@ def build_parser() -> argparse.ArgumentParser:
     importing.add_argument("file", type=Path, help="what `lab export` wrote")
     importing.set_defaults(command=_import)
 
+    _add_cache(commands)
+
     doctor = commands.add_parser("doctor", help="say what this machine lacks, and what mends it")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cache = commands.add_parser("cache", help="show, check and prune what is kept between runs")
+    cache.set_defaults(command=_cache_show)
+    does = cache.add_subparsers(title="commands", metavar="COMMAND")
+    verify = does.add_parser("verify", help="compare what is kept with its hashes")
+    verify.add_argument("--repair", action="store_true", help="remove what is damaged")
+    verify.set_defaults(command=_cache_verify)
+    prune = does.add_parser("prune", help="remove what was used longest ago, and leftovers")
+    prune.add_argument(
+        "--older-than", type=_amount, metavar="DAYS", help="what was not used for so long goes"
+    )
+    prune.add_argument(
+        "--keep", type=_amount, metavar="GIB", help="so much may stay (LAB_CACHE_GIB, if it is set)"
+    )
+    prune.add_argument("-n", "--dry-run", action="store_true", help="say what would go")
+    prune.set_defaults(command=_cache_prune)
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up")
+    return amount
 
 
 def _positive(text: str) -> int:
@@ -276,6 +306,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.caching import cache_bound, keep_bound
     from orchestrator.doors.ci import show_summary, tell_github
     from orchestrator.doors.doctor import require_host
     from orchestrator.doors.history import record
@@ -287,6 +318,7 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
     require_host()
+    bound = cache_bound()  # a word that is no number is told before the run, not after it
     run_dir = create_run_dir(_results_dir(plan.lab, arguments), new_run_id())
     with orderly_stop() as stop, open_progress(plan) as progress:
         run = Run(
@@ -298,6 +330,7 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
         )
         result = run.play(stop)
     record(result, run_dir.root.parent)
+    keep_bound(cache, bound)
     try:
         show_summary(render_summary(result))
         tell_github(result, plan.lab.path.parent)
@@ -406,6 +439,29 @@ def _import(arguments: argparse.Namespace) -> int:
     from orchestrator.doors import locking
 
     return locking.bring(_open_cache(arguments), arguments.file)
+
+
+def _cache_show(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import caching
+
+    return caching.show(_open_cache(arguments))
+
+
+def _cache_verify(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import caching
+
+    return caching.verify(_open_cache(arguments), repair=arguments.repair)
+
+
+def _cache_prune(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import caching
+
+    return caching.prune_by_hand(
+        _open_cache(arguments),
+        days=arguments.older_than,
+        gib=arguments.keep,
+        dry_run=arguments.dry_run,
+    )
 
 
 def _doctor(_: argparse.Namespace) -> int:
