@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from orchestrator.foundation.errors import EXIT_INTERRUPTED, EXIT_PASSED, LabErr
 if TYPE_CHECKING:
     from orchestrator.adapters.cache import Cache
     from orchestrator.plan.model import Lab
+    from orchestrator.plan.outcome import RunResult
+    from orchestrator.plan.paths import RunDir
     from orchestrator.plan.plan import Plan
 
 REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
@@ -73,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="play scenarios on kernels")
     _add_lab_option(run)
     _add_selection(run)
+    run.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was cut short: a folder, or latest"
+    )
     run.add_argument("-n", "--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument(
         "--keep", action="store_true", help="keep each kernel's guest after its last scenario"
@@ -292,6 +298,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     lab = _load_lab(arguments.lab)
     cache = _open_cache(arguments)
+    if arguments.resume is not None:
+        return _resume(lab, cache, arguments)
     if arguments.update:
         if arguments.offline:
             raise UsageError("--update asks the network, which --offline forbids")
@@ -305,7 +313,28 @@ def _run(arguments: argparse.Namespace) -> int:
     return _play(plan, cache, arguments)
 
 
-def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
+def _resume(lab: Lab, cache: Cache, arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.resuming import open_run
+
+    chosen = arguments.kernel or arguments.scenario
+    if chosen or arguments.update or arguments.dry_run:
+        raise UsageError(
+            "--resume plays what is left of that run, and takes no -k, -s, -n or --update",
+            hint="`lab run` without --resume starts anew",
+        )
+    with open_run(
+        arguments.resume, lab, cache, _results_dir(lab, arguments), jobs=arguments.jobs
+    ) as (plan, earlier, run_dir):
+        return _play(plan, cache, arguments, earlier, run_dir)
+
+
+def _play(
+    plan: Plan,
+    cache: Cache,
+    arguments: argparse.Namespace,
+    earlier: RunResult | None = None,
+    resumed: RunDir | None = None,
+) -> int:
     from orchestrator.doors.caching import cache_bound, keep_bound
     from orchestrator.doors.ci import show_summary, tell_github
     from orchestrator.doors.doctor import require_host
@@ -315,18 +344,22 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     from orchestrator.plan.paths import new_run_id
     from orchestrator.plan.yamlsource import shown_path
     from orchestrator.policy.reports import HTML_FILE, REPORT_FILE, render_summary
+    from orchestrator.policy.resuming import holding, left_of
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
     require_host()
     bound = cache_bound()  # a word that is no number is told before the run, not after it
-    run_dir = create_run_dir(_results_dir(plan.lab, arguments), new_run_id())
-    with orderly_stop() as stop, open_progress(plan) as progress:
+    run_dir = resumed or create_run_dir(_results_dir(plan.lab, arguments), new_run_id())
+    shown = left_of(plan, earlier) if earlier else plan
+    held = contextlib.nullcontext() if resumed else holding(run_dir.root)
+    with held, orderly_stop() as stop, open_progress(shown) as progress:
         run = Run(
             plan,
             cache,
             run_dir,
             progress,
             keep=stop if arguments.keep else None,
+            earlier=earlier,
         )
         result = run.play(stop)
     record(result, run_dir.root.parent)
