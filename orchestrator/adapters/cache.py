@@ -194,7 +194,7 @@ class Cache:
             remove_tree(aside)
             aside.mkdir(parents=True)
             make(aside)
-            found = None if kind in NOT_HASHED else hash_tree(aside)
+            found = _hash(kind, aside)
             remove_tree(old)
             # A process that is killed in between leaves an entry without a hash, never with
             # another's.
@@ -266,6 +266,15 @@ class Cache:
             return fd
         os.close(fd)
         return None
+
+
+def _hash(kind: str, folder: Path) -> TreeHash | None:
+    """What is in a new entry; None where its kind has no hash, or it cannot be read."""
+    if kind in NOT_HASHED:
+        return None
+    with contextlib.suppress(OSError):
+        return hash_tree(folder)
+    return None
 
 
 def _is_named(fd: int, path: Path) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from orchestrator.foundation import process
 
+_LOOK = stat.S_IRUSR | stat.S_IXUSR
+
 
 @dataclass(frozen=True)
 class TreeHash:
@@ -29,8 +31,8 @@ def hash_tree(root: Path) -> TreeHash:
     """The hash of names, kinds, links' targets and files' bytes, in an order of its own.
 
     Owners, permissions and times are not in it: copying a cache may change them. A file that its
-    owner may not read counts by its length alone. Raises ``OSError``, and
-    ``RunInterruptedError`` where the run is ended meanwhile.
+    owner may not read counts by its length alone, such a folder by its name. Raises ``OSError``,
+    and ``RunInterruptedError`` where the run is ended meanwhile.
     """
     digest = hashlib.sha256()
     files = size = disk = 0
@@ -71,8 +73,10 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str, os.stat_result]
         found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
     for entry in found:
         name = prefix + entry.name
-        yield name, entry.path, entry.stat(follow_symlinks=False)
-        if entry.is_dir(follow_symlinks=False):
+        info = entry.stat(follow_symlinks=False)
+        yield name, entry.path, info
+        # Root could look into any folder, its owner not: the same for both.
+        if stat.S_ISDIR(info.st_mode) and info.st_mode & _LOOK == _LOOK:
             yield from _walk(Path(entry.path), f"{name}/")
 
 

@@ -137,6 +137,18 @@ def test_a_copy_with_other_times_and_permissions_is_whole(root: Path) -> None:
     assert check_one(root).state is State.WHOLE
 
 
+def test_what_its_owner_may_not_read_counts_by_name_and_length(root: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "secret").write_text("12345")
+        (folder / "secret").chmod(0)
+        (folder / "closed").mkdir(mode=0)
+
+    path = Cache(root).ensure("roots", "a", make)
+    assert check_one(root).state is State.WHOLE
+    (path / "closed").rmdir()
+    assert check_one(root).state is State.DAMAGED
+
+
 def test_what_an_older_lab_made_is_not_hashed(root: Path) -> None:
     made(root, "roots", "a")
     Cache(root).hash_path("roots", "a").unlink()

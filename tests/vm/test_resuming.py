@@ -42,7 +42,7 @@ def judged(run_dir: Path) -> list[str]:
 
 def test_a_killed_run_goes_on_where_it_was(lab: Path, start_lab: Start) -> None:
     run = start_lab("--lab", lab, "-j", "1")
-    run.wait_for("passed scenarios/s02")
+    run.wait_for("passed scenarios/")  # any: what took longest the last time comes first
     _, left = run.send(signal.SIGKILL)
     assert left == set()
     run_dir = (run.results_dir / "latest").resolve()
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_where_it_was(lab: Path, start_lab: Start) -> None:
     assert resumed.results["interrupted"] is False
     assert evidence == {path: path.stat().st_mtime_ns for path in evidence}
     for cell in resumed.cells().values():
-        assert (run_dir / cell["evidence"] / "kernel.log").is_file() or cell["evidence"]
+        assert any((run_dir / cell["evidence"]).iterdir())
     assert not any(f"passed {name}" in resumed.output for name in before)
 
     again = run_lab(run.results_dir, "--lab", lab, "--resume", str(run_dir))
@@ -76,14 +76,15 @@ def test_a_killed_run_goes_on_where_it_was(lab: Path, start_lab: Start) -> None:
 def test_a_run_that_goes_on_or_is_of_another_lab_is_not_resumed(
     lab: Path, start_lab: Start
 ) -> None:
+    path = lab.with_name("scenarios.yaml")
+    path.write_text(path.read_text().replace("sleep 1", "sleep 5"))
     run = start_lab("--lab", lab, "-j", "1")
-    run.wait_for("passed scenarios/s00")
+    run.wait_for("passed scenarios/")
     other = run_lab(run.results_dir, "--lab", lab, "--resume", "latest")
     assert other.status == 2
     assert "still goes on" in other.output
     run.send(signal.SIGINT)
-    path = lab.with_name("scenarios.yaml")
-    path.write_text(path.read_text().replace("sleep 1", "sleep 2"))
+    path.write_text(path.read_text().replace("sleep 5", "sleep 2"))
     changed = run_lab(run.results_dir, "--lab", lab, "--resume", "latest")
     assert changed.status == 2
     assert "scenarios.yaml is not what it was" in changed.output
