@@ -49,7 +49,7 @@ def take_built(cache: Cache, key: str, output_dir: Path) -> tuple[BuiltModule, .
 
     None where there is none, or it is damaged.
     """
-    folder = cache.find(KIND, key)
+    folder = cache.use(KIND, key)
     if folder is None:
         return None
     try:

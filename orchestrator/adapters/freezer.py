@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.adapters.cache import Cache, remove_tree, write_json
+from orchestrator.adapters.cache import Cache, remove_tree, sha256_of, write_json
 from orchestrator.foundation.errors import HostError
 
 KIND = "frozen"
@@ -122,6 +122,19 @@ class Freezer:
             for folder in (self._cache.root / KIND).iterdir():
                 if not folder.name.startswith("."):
                     yield folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a frozen guest is what was kept, by its own hashes. Raises ``OSError``."""
+    try:
+        kept = json.loads((folder / "guest.json").read_text())["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    digest = hashlib.sha256()
+    with (folder / "memory").open("rb") as file:
+        for place, block in _blocks(file.fileno()):
+            digest.update(place.to_bytes(8, "big") + block)
+    return bool(kept == [digest.hexdigest(), sha256_of(folder / "state")])
 
 
 def _used(folder: Path) -> int:

@@ -59,7 +59,8 @@ def ensure_image(
     Blocks for the download and the installation of some 150 packages (half a minute with
     a fast mirror). Raises ``SourceError`` or ``HostError``.
     """
-    if image := find_image(cache, recipe, tool_dir, locked):
+    image = find_image(cache, recipe, tool_dir, locked)
+    if image and cache.use("images", image.key):
         return image
 
     def make(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from orchestrator.foundation.errors import EXIT_INTERRUPTED, EXIT_PASSED, LabErr
 if TYPE_CHECKING:
     from orchestrator.adapters.cache import Cache
     from orchestrator.plan.model import Lab
+    from orchestrator.plan.outcome import RunResult
+    from orchestrator.plan.paths import RunDir
     from orchestrator.plan.plan import Plan
 
 REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
@@ -86,6 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="play scenarios on kernels")
     _add_lab_option(run)
     _add_selection(run)
+    run.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was cut short: a folder, or latest"
+    )
     run.add_argument("-n", "--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument(
         "--keep", action="store_true", help="keep each kernel's guest after its last scenario"
@@ -183,6 +189,8 @@ def build_parser() -> argparse.ArgumentParser:
     importing.add_argument("file", type=Path, help="what `lab export` wrote")
     importing.set_defaults(command=_import)
 
+    _add_cache(commands)
+
     schema = commands.add_parser("schema", help="print a JSON Schema, for editors and scripts")
     schema.add_argument("of", nargs="?", choices=SCHEMAS, default="lab", help="of which file (lab)")
     schema.add_argument(
@@ -203,6 +211,34 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="the same for scripts")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cache = commands.add_parser("cache", help="show, check and prune what is kept between runs")
+    cache.set_defaults(command=_cache_show)
+    does = cache.add_subparsers(title="commands", metavar="COMMAND")
+    verify = does.add_parser("verify", help="compare what is kept with its hashes")
+    verify.add_argument("--repair", action="store_true", help="remove what is damaged")
+    verify.set_defaults(command=_cache_verify)
+    prune = does.add_parser("prune", help="remove what was used longest ago, and leftovers")
+    prune.add_argument(
+        "--older-than", type=_amount, metavar="DAYS", help="what was not used for so long goes"
+    )
+    prune.add_argument(
+        "--keep", type=_amount, metavar="GIB", help="so much may stay (LAB_CACHE_GIB, if it is set)"
+    )
+    prune.add_argument("-n", "--dry-run", action="store_true", help="say what would go")
+    prune.set_defaults(command=_cache_prune)
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up")
+    return amount
 
 
 def _positive(text: str) -> int:
@@ -292,6 +328,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     lab = _load_lab(arguments.lab)
     cache = _open_cache(arguments)
+    if arguments.resume is not None:
+        return _resume(lab, cache, arguments)
     if arguments.update:
         if arguments.offline:
             raise UsageError("--update asks the network, which --offline forbids")
@@ -305,7 +343,29 @@ def _run(arguments: argparse.Namespace) -> int:
     return _play(plan, cache, arguments)
 
 
-def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
+def _resume(lab: Lab, cache: Cache, arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.resuming import open_run
+
+    chosen = arguments.kernel or arguments.scenario
+    if chosen or arguments.update or arguments.dry_run:
+        raise UsageError(
+            "--resume plays what is left of that run, and takes no -k, -s, -n or --update",
+            hint="`lab run` without --resume starts anew",
+        )
+    with open_run(
+        arguments.resume, lab, cache, _results_dir(lab, arguments), jobs=arguments.jobs
+    ) as (plan, earlier, run_dir):
+        return _play(plan, cache, arguments, earlier, run_dir)
+
+
+def _play(
+    plan: Plan,
+    cache: Cache,
+    arguments: argparse.Namespace,
+    earlier: RunResult | None = None,
+    resumed: RunDir | None = None,
+) -> int:
+    from orchestrator.doors.caching import cache_bound, keep_bound
     from orchestrator.doors.ci import show_summary, tell_github
     from orchestrator.doors.doctor import require_host
     from orchestrator.doors.history import record
@@ -314,20 +374,26 @@ def _play(plan: Plan, cache: Cache, arguments: argparse.Namespace) -> int:
     from orchestrator.plan.paths import new_run_id
     from orchestrator.plan.yamlsource import shown_path
     from orchestrator.policy.reports import HTML_FILE, REPORT_FILE, render_summary
+    from orchestrator.policy.resuming import holding, left_of
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
     require_host()
-    run_dir = create_run_dir(_results_dir(plan.lab, arguments), new_run_id())
-    with orderly_stop() as stop, open_progress(plan) as progress:
+    bound = cache_bound()  # a word that is no number is told before the run, not after it
+    run_dir = resumed or create_run_dir(_results_dir(plan.lab, arguments), new_run_id())
+    shown = left_of(plan, earlier) if earlier else plan
+    held = contextlib.nullcontext() if resumed else holding(run_dir.root)
+    with held, orderly_stop() as stop, open_progress(shown) as progress:
         run = Run(
             plan,
             cache,
             run_dir,
             progress,
             keep=stop if arguments.keep else None,
+            earlier=earlier,
         )
         result = run.play(stop)
     record(result, run_dir.root.parent)
+    keep_bound(cache, bound)
     try:
         show_summary(render_summary(result))
         tell_github(result, plan.lab.path.parent)
@@ -457,6 +523,29 @@ def _completion(arguments: argparse.Namespace) -> int:
         raise UsageError("of which shell?", hint=f"one of {', '.join(SHELLS)}")
     print(completion.script(arguments.shell), end="")
     return EXIT_PASSED
+
+
+def _cache_show(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import caching
+
+    return caching.show(_open_cache(arguments))
+
+
+def _cache_verify(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import caching
+
+    return caching.verify(_open_cache(arguments), repair=arguments.repair)
+
+
+def _cache_prune(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors import caching
+
+    return caching.prune_by_hand(
+        _open_cache(arguments),
+        days=arguments.older_than,
+        gib=arguments.keep,
+        dry_run=arguments.dry_run,
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

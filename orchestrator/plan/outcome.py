@@ -286,6 +286,15 @@ class Revision:
 
 
 @dataclass(frozen=True)
+class RunInput:
+    """One thing that the verdicts of a run depend on."""
+
+    name: str
+    sha256: str
+    """A hash of it; empty where it was not known when the run began."""
+
+
+@dataclass(frozen=True)
 class RunResult:
     """One invocation of ``lab run``."""
 
@@ -307,6 +316,8 @@ class RunResult:
     folders: tuple[SourcePlace, ...] = ()
     """Where the lab's modules are."""
     revision: Revision = Revision()
+    inputs: tuple[RunInput, ...] = ()
+    """What has to be the same for the run to be resumed."""
 
     @property
     def cells(self) -> tuple[CellResult, ...]:

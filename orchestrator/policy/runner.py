@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import __version__
@@ -18,7 +19,7 @@ from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.git import find_revision
 from orchestrator.foundation import process
 from orchestrator.plan.allowing import judge_allowances
-from orchestrator.plan.outcome import CellResult, KernelResult, Revision, RunResult
+from orchestrator.plan.outcome import KernelResult, Revision, RunInput, RunResult
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.places import folder_places, scenario_places
 from orchestrator.plan.plan import Plan
@@ -27,6 +28,7 @@ from orchestrator.policy.capacity import Slots, default_guests
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import append_judged, write_html, write_reports
+from orchestrator.policy.resuming import find_inputs, join_kernels, with_kernels
 from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
 
 POLL_SECONDS = 0.2
@@ -112,9 +114,11 @@ class Run:
         *,
         keep: threading.Event | None = None,
         in_order: bool = False,
+        earlier: RunResult | None = None,
     ) -> None:
         """``keep`` holds each kernel's last guest until it is set. Cells are begun longest first,
-        or, where somebody waits for one after another, ``in_order`` of the plan.
+        or, where somebody waits for one after another, ``in_order`` of the plan. ``earlier`` is
+        what this run has already come to, as ``resuming.take_over`` gives it.
         """
         self._in_order = in_order
         self._plan = plan
@@ -129,8 +133,13 @@ class Run:
         self._started = time.monotonic()
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._revision = Revision()
+        self._inputs: tuple[RunInput, ...] = ()
         self._kernels: dict[str, KernelResult] = {}
-        self._cells: dict[str, list[CellResult]] = {}
+        self._earlier = {kernel.name: kernel for kernel in earlier.kernels} if earlier else {}
+        self._cells = {name: list(kernel.cells) for name, kernel in self._earlier.items()}
+        if earlier:
+            self._started_text = earlier.started
+            self._started -= earlier.seconds
         self._unreported = True  # a run that is killed at once can be reported on, too
         self._next_report = 0.0
 
@@ -141,6 +150,7 @@ class Run:
         """
         qemu = qemu_version()
         self._revision = find_revision(self._plan.lab.path.parent)
+        self._inputs = find_inputs(self._plan)
         workers = [self._worker(number) for number in range(len(self._plan.kernels))]
         # One more than there are slots: it gets ready while the others' cells are played.
         at_once = min(len(workers), self._plan.jobs + 1)
@@ -188,6 +198,7 @@ class Run:
             durations=None if self._in_order else self._durations,
             keep=self._keep,
             today=self._today,
+            judged=self._cells.get(self._plan.kernels[number].name, ()),
         )
 
     def _post(self, event: Event) -> None:
@@ -224,14 +235,20 @@ class Run:
                         append_judged(event.cell, self._run_dir.root)
                     self._cells.setdefault(event.cell.kernel, []).append(event.cell)
                 elif isinstance(event, KernelDone):
-                    self._kernels[event.kernel.name] = event.kernel
+                    before = self._earlier.get(event.kernel.name)
+                    self._kernels[event.kernel.name] = (
+                        join_kernels(before, event.kernel) if before else event.kernel
+                    )
                 self._listener(event)
 
     def _result(self, workers: list[Worker], qemu: str, *, interrupted: bool) -> RunResult:
         verdict = next((worker.verdict for worker in workers if worker.verdict), None)
         kernels = tuple(
             self._kernels.get(plan.name)
-            or KernelResult(plan.name, None, cells=tuple(self._cells.get(plan.name, ())))
+            or replace(
+                self._earlier.get(plan.name, KernelResult(plan.name, None)),
+                cells=tuple(self._cells.get(plan.name, ())),
+            )
             for plan in self._plan.kernels
         )
         versions = {
@@ -255,4 +272,5 @@ class Run:
             scenarios=scenario_places(self._plan),
             folders=folder_places(self._plan),
             revision=self._revision,
+            inputs=with_kernels(self._inputs, (worker.plan for worker in workers)),
         )

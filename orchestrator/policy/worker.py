@@ -203,12 +203,13 @@ class Worker:
         durations: Durations | None = None,
         keep: threading.Event | None = None,
         today: datetime.date | None = None,
+        judged: Sequence[CellResult] = (),
         new_play: Callable[..., Play] = Play,
     ) -> None:
         """``keep`` holds the last guest after the last scenario, until it is set; ``today``, now
         in UTC if absent, says which entries of ``allow`` have expired; ``durations`` lets the
-        longest cells begin first. ``new_play`` makes what plays a cell, from what ``Play`` is
-        made of.
+        longest cells begin first; ``judged`` were played before, and are not again. ``new_play``
+        makes what plays a cell, from what ``Play`` is made of.
         """
         self._play_of = new_play
         self._keep = keep
@@ -239,7 +240,7 @@ class Worker:
         self._boot: BootKernel | None = None
         self._boot_seconds: float | None = None
         self._build_seconds: float | None = None
-        self._results: list[CellResult] = []
+        self._results = list(judged)
         self._open: tuple[Play, Path] | None = None
         """The cell that was played last, whose window is still open."""
         self.verdict: Verdict | None = None
@@ -290,6 +291,11 @@ class Worker:
         return result
 
     @property
+    def plan(self) -> KernelPlan:
+        """What it plays; the kernel is known in it once that is resolved."""
+        return self._plan
+
+    @property
     def version(self) -> KernelVersion:
         """The version of its kernel, once that is resolved."""
         assert self._identity is not None, "it is known before anything is played"
@@ -298,10 +304,14 @@ class Worker:
     def _skip_and_play(self) -> None:
         if not self._plan.left_out:
             self._plan = resolve(self._lab, self._plan, self._cache, self._listener)
+        if (
+            self._results and self._plan.known
+        ):  # they are of this kernel, whether more of it is played or not
+            self._identity = self._identify()
         for cell in self._plan.cells:
             if cell.skip:
                 self._done(self._plain(cell, Outcome.SKIPPED, cell.skip))
-        todo = [cell for cell in self._plan.cells if not cell.skip]
+        todo = self._in_question([cell for cell in self._plan.cells if not cell.skip])
         if not todo:
             return
         self._identity = self._identify()

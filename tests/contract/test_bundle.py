@@ -60,7 +60,7 @@ def contents(cache: Cache) -> dict[tuple[str, str], dict[str, str]]:
             if path.is_file()
         }
         for kind in (cache.root.iterdir() if cache.root.exists() else ())
-        if kind.name != "locks"
+        if kind.name not in ("hashes", "locks")
         for entry in kind.iterdir()
     }
 

@@ -35,9 +35,11 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cache]:
     monkeypatch.setattr(cache_module, "LOCK_POLL_SECONDS", 0.02)
-    return Cache(tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
+    yield cache
+    cache.close()
 
 
 def fill(folder: Path) -> None:
@@ -292,6 +294,7 @@ def test_a_full_disk_is_told_with_a_hint_and_leaves_nothing(small_disk: Path) ->
     assert cache.find("kind", "key") is None
     assert left_over(cache) == []
     assert (cache.ensure("kind", "key", fill) / "file").exists()
+    cache.close()  # or its file system would be busy
 
 
 @root_only

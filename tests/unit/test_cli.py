@@ -55,6 +55,7 @@ COMMANDS = (
     "lock",
     "export",
     "import",
+    "cache",
     "schema",
     "completion",
     "doctor",

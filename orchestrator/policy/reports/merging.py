@@ -60,6 +60,7 @@ def merge_results(results: Sequence[RunResult]) -> RunResult:
         allow=_merge_allow(results),
         scenarios=tuple(dict.fromkeys(each for result in results for each in result.scenarios)),
         folders=tuple(dict.fromkeys(each for result in results for each in result.folders)),
+        inputs=(),  # nobody played it as one
     )
 
 

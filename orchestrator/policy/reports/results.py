@@ -72,6 +72,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "revision": asdict(result.revision),
         "scenarios": [asdict(place) for place in result.scenarios],
         "folders": [asdict(place) for place in result.folders],
+        "inputs": [asdict(each) for each in result.inputs],
         "kernels": [_kernel(kernel) for kernel in result.kernels],
     }
 
