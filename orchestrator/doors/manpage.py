@@ -16,6 +16,7 @@ from orchestrator import __version__
 ENVIRONMENT: Mapping[str, str] = {
     "LAB_ACCEL": "tcg has guests emulated, whatever /dev/kvm is.",
     "LAB_CACHE": "The folder of the cache, in place of ~/.cache/kmod-lab.",
+    "LAB_CACHE_GIB": "How much the cache may take, in GiB: a run ends with a lab cache prune.",
     "LAB_FROZEN_GIB": "How much of the cache frozen guests may take, in GiB; 4 if not set, "
     "0 keeps none.",
     "LAB_KERNEL_ORG": "The address of a mirror of kernel.org's releases.",
@@ -74,11 +75,16 @@ def _lines(parser: argparse.ArgumentParser) -> Iterator[str]:
 def _commands(
     parser: argparse.ArgumentParser,
 ) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
-    """Each command with what it does and its own parser, in the order of the help."""
+    """Each command with what it does and its own parser, in the order of the help; the commands of
+    a command behind it.
+    """
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:
-                yield choice.dest, choice.help or "", action.choices[choice.dest]
+                sub = action.choices[choice.dest]
+                yield choice.dest, choice.help or "", sub
+                for name, about, below in _commands(sub):
+                    yield f"{choice.dest} {name}", about, below
 
 
 def _shown(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -46,7 +46,8 @@ def test_man_shows_it_in_eighty_columns() -> None:
     text = re.sub(".\b", "", done.stdout)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    assert "lab run [--lab FILE] [-k RANGE] [-s PATTERN] [-n]" in words
+    assert "lab run [--lab FILE] [-k RANGE] [-s PATTERN] [--resume RUN] [-n]" in words
+    assert "lab cache prune [--older-than DAYS]" in words
     assert "'>=5.6'" in words  # as it is typed, not as typographers would have it
     assert "130 Interrupted." in words
     assert "--words" not in words
