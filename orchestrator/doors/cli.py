@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
 SCHEMAS = ("lab", "scenario", "results")
 SHELLS = ("bash", "zsh", "fish")
+_KERNEL_HELP = "a kernel's name, or a version; a recipe's name where there is no lab.yaml"
 
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # and what a lab means must not depend on what else is installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    given, words = split_words(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(given, argparse.Namespace(words=words))
     command: Callable[[argparse.Namespace], int] | None = getattr(arguments, "command", None)
     if command is None:
         parser.print_help()
@@ -47,6 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _stop_printing()
         return EXIT_PASSED
     return status
+
+
+def split_words(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """A command line, and what stands behind ``--`` in that of `lab shell`.
+
+    argparse finds such words only where no option stands between them and the kernel.
+    """
+    if list(argv[:1]) != ["shell"] or "--" not in argv:
+        return argv, ()
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
 
 
 def _stop_printing() -> None:
@@ -103,10 +116,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_selection(listing)
     listing.set_defaults(command=_list)
 
-    shell = commands.add_parser("shell", help="boot a guest with the modules built, and enter it")
+    shell = commands.add_parser(
+        "shell",
+        help="enter a guest that has the modules built",
+        epilog="`lab shell KERNEL -- COMMAND` runs a command there instead of a shell.",
+    )
     _add_lab_option(shell)
     shell.add_argument("--offline", action="store_true", help="use what is cached, and no network")
-    shell.add_argument("kernel", help="a kernel's name, or a version")
+    _add_modules(shell)
+    shell.add_argument("kernel", help=_KERNEL_HELP)
     shell.set_defaults(command=_shell)
 
     bisect = commands.add_parser(
@@ -217,6 +235,17 @@ def _add_lab_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_modules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--module",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of modules that is not in lab.yaml; repeatable",
+    )
+
+
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="where runs are kept (lab-results)"
@@ -247,15 +276,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def _load_lab(path: Path) -> Lab:
-    from orchestrator.adapters.sources import entry_types
-    from orchestrator.plan.labfile import load_lab
+    from orchestrator.doors.planning import read_lab
 
-    if path == Path("lab.yaml") and not path.exists():
-        raise UsageError(
-            "there is no lab.yaml in this folder",
-            hint="go to the lab's folder, or name the file: --lab FILE",
-        )
-    return load_lab(path, entry_types())
+    return read_lab(path)
 
 
 def _make_plan(
@@ -397,14 +420,13 @@ def _list(arguments: argparse.Namespace) -> int:
 def _shell(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.shell import enter
 
-    lab = _load_lab(arguments.lab)
-    arguments.kernel, arguments.scenario = [arguments.kernel], []
-    cache = _open_cache(arguments)
-    plan = _make_plan(lab, cache, arguments)
-    if len(plan.kernels) != 1:
-        names = ", ".join(kernel.name for kernel in plan.kernels)
-        raise UsageError(f"that is more than one kernel: {names}", hint="name one of them")
-    return enter(lab, plan.kernels[0], cache)
+    return enter(
+        arguments.lab,
+        arguments.kernel,
+        _open_cache(arguments),
+        modules=arguments.module,
+        words=arguments.words,
+    )
 
 
 def _kernels(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,146 @@
+"""Looking into a real guest: a shell in it, with a terminal and without."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import LABS, REPOSITORY, lab_argv
+
+LAB = LABS / "forks/lab.yaml"
+SECONDS = 600
+# The suite's guests boot; these are about those that do not.
+FROZEN = {**os.environ, "LAB_FROZEN_GIB": "4", "PYTHONPATH": str(REPOSITORY)}
+
+
+def call(
+    *arguments: str | Path, cwd: Path = REPOSITORY, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        lab_argv(*arguments),
+        cwd=cwd,
+        env=FROZEN,
+        input=stdin,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.fixture
+def private_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `lab` puts temporary files, to see that it leaves none."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setitem(FROZEN, "TMPDIR", str(folder))
+    return folder
+
+
+# --- lab shell --------------------------------------------------------------------------------
+
+
+def test_a_command_is_run_and_its_status_is_ours(private_tmp: Path) -> None:
+    script = "ls /lab/modules; cat; echo bad >&2; exit 7"
+    done = call("shell", "--lab", LAB, "6.1", "--", script, stdin=b"typed \x1b\n")
+    assert (done.returncode, done.stdout) == (7, b"late.ko\ntyped \x1b\n"), done.stderr
+    assert done.stderr.endswith(b"bad\n")
+    assert list(private_tmp.iterdir()) == []
+
+
+def test_words_reach_the_command_as_they_are() -> None:
+    done = call("shell", "--lab", LAB, "6.1", "--", "printf", "%s|", "a b", "$HOME", "--")
+    assert (done.returncode, done.stdout) == (0, b"a b|$HOME|--|"), done.stderr
+
+
+def test_a_folder_of_modules_needs_no_lab(tmp_path: Path) -> None:
+    shutil.copytree(LAB.parent / "module", tmp_path / "mine")
+    script = "insmod /lab/modules/late.ko && grep -c late /proc/modules; ls /lab/src; uname -r"
+    done = call("shell", "--module", "mine", "bookworm", "--", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines()[:2] == ["1", "mine"]
+    assert done.stdout.decode().splitlines()[2].startswith("6.1.")
+
+
+def test_a_guest_that_panics_is_no_success(private_tmp: Path) -> None:
+    done = call("shell", "--lab", LAB, "6.1", "--", "echo c >/proc/sysrq-trigger")
+    assert done.returncode == 3
+    assert b"the guest's kernel panicked" in done.stderr
+    assert list(private_tmp.iterdir()) == []
+
+
+class Terminal:
+    """A terminal with `lab` on it."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (33, 99))
+        self.process = subprocess.Popen(
+            lab_argv(*arguments),
+            cwd=REPOSITORY,
+            env={**FROZEN, "TERM": "xterm"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.text = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        termios.tcsetwinsize(self._ours, (rows, columns))
+        self.process.send_signal(28)  # SIGWINCH: it is not the session's terminal
+
+    def wait_for(self, text: str) -> None:
+        """Read on until the text is there; what comes later is looked for behind it."""
+        end = time.monotonic() + SECONDS
+        while text not in self.text:
+            assert time.monotonic() < end, f"no {text!r} in {self.text!r}"
+            if select.select([self._ours], [], [], 1.0)[0]:
+                try:
+                    self.text += os.read(self._ours, 65536).decode(errors="replace")
+                except OSError:
+                    pytest.fail(f"it ended without {text!r}: {self.text!r}")
+        self.text = self.text.partition(text)[2]
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+        os.close(self._ours)
+
+
+@pytest.fixture
+def in_shell() -> Iterator[Terminal]:
+    terminal = Terminal("shell", "--lab", LAB, "6.1")
+    yield terminal
+    terminal.close()
+
+
+def test_a_terminal_is_the_guests(private_tmp: Path, in_shell: Terminal) -> None:
+    in_shell.wait_for("leave with exit or ^D")
+    in_shell.type("stty size; echo $((40+2))\n")
+    in_shell.wait_for("33 99")
+    in_shell.wait_for("42")
+    in_shell.resize(22, 77)
+    in_shell.type("until [ \"$(stty size)\" = '22 77' ]; do :; done; echo $((90+1))\n")
+    in_shell.wait_for("91")
+    in_shell.type("echo $((50+3)); sleep 1000\n")
+    in_shell.wait_for("53")
+    in_shell.type("\x03")
+    in_shell.type("echo status $?\n")
+    in_shell.wait_for("status 130")
+    in_shell.type("exit 5\n")
+    assert in_shell.process.wait(timeout=60) == 5
+    assert list(private_tmp.iterdir()) == []
