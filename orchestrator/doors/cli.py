@@ -127,6 +127,14 @@ def build_parser() -> argparse.ArgumentParser:
     shell.add_argument("kernel", help=_KERNEL_HELP)
     shell.set_defaults(command=_shell)
 
+    watch = commands.add_parser("watch", help="play again, on each save, what it affects")
+    _add_lab_option(watch)
+    _add_selection(watch)
+    watch.add_argument("--offline", action="store_true", help="use what is cached, and no network")
+    watch.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
+    _add_results(watch)
+    watch.set_defaults(command=_watch)
+
     bisect = commands.add_parser(
         "bisect", help="find between which two kernels a scenario's outcome changes"
     )
@@ -427,6 +435,12 @@ def _shell(arguments: argparse.Namespace) -> int:
         modules=arguments.module,
         words=arguments.words,
     )
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.watching import watch
+
+    return watch(arguments, _open_cache(arguments))
 
 
 def _kernels(arguments: argparse.Namespace) -> int:

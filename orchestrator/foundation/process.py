@@ -222,7 +222,10 @@ def stopping() -> bool:
 
 
 def allow_again() -> None:
-    """Undo ``stop_all``, for a process that goes on after an interrupted run (tests do)."""
+    """Undo ``stop_all``, for a process that goes on after an interrupted run: `lab watch`, tests.
+
+    No thread of that run may be left.
+    """
     _children.allow()
 
 

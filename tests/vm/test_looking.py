@@ -6,8 +6,10 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,3 +146,76 @@ def test_a_terminal_is_the_guests(private_tmp: Path, in_shell: Terminal) -> None
     in_shell.type("exit 5\n")
     assert in_shell.process.wait(timeout=60) == 5
     assert list(private_tmp.iterdir()) == []
+
+
+# --- lab watch --------------------------------------------------------------------------------
+
+
+class Watching:
+    """`lab watch` in a process of its own, and what it prints."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self.process = subprocess.Popen(
+            lab_argv("watch", *arguments),
+            cwd=REPOSITORY,
+            env=FROZEN,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        self._guard = threading.Timer(SECONDS, self.process.kill)
+        self._guard.start()
+
+    def next(self, word: str) -> str:
+        """The next line with this word in it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if word in line:
+                return line
+        pytest.fail(f"it ended without {word!r}")
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout=60)
+        finally:
+            self._guard.cancel()
+            self.process.kill()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def looking_lab(tmp_path: Path) -> Path:
+    """A lab whose module nobody has built before, so that it is this test's to change."""
+    folder = tmp_path / "lab"
+    shutil.copytree(LABS / "looking", folder)
+    source = folder / "module/look.c"
+    source.write_text(source.read_text().replace("is there", f"is there {time.time_ns()}"))
+    return folder
+
+
+def test_what_is_saved_is_played_again(looking_lab: Path) -> None:
+    lab, source = looking_lab / "lab.yaml", looking_lab / "module/look.c"
+    good = source.read_text()
+    watching = Watching("--lab", lab, "-k", "6.1", "-s", "ready", "-s", "apart", "-j", "1")
+    try:
+        assert "2 passed (2 played" in watching.next("PASS")
+        source.write_text(good.replace("ready\\n", "not yet\\n"))
+        assert "look.c" in watching.next("changed: ")
+        assert "1 of 2 failed (1 played" in watching.next("FAIL ")
+        assert "look: ready" in watching.next("look: ready")
+        source.write_text(good.replace("pr_info(", "pr_inf("))
+        watching.next("changed: ")
+        assert "1 of 2 failed (1 played" in watching.next("FAIL ")
+        lab.write_text(lab.read_text().replace("scenarios:", "scenario:"))
+        watching.next("changed: ")
+        assert watching.next("ERROR")
+        source.write_text(good)
+        lab.write_text((LABS / "looking/lab.yaml").read_text())
+        assert "2 passed (2 played" in watching.next("PASS")
+    finally:
+        status = watching.end()
+    assert status == 130
