@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split_words(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """A command line, and what stands behind ``--`` in that of `lab shell`.
+    """A command line, and what stands behind ``--`` in that of a command that enters a guest.
 
     argparse finds such words only where no option stands between them and the kernel.
     """
-    if list(argv[:1]) != ["shell"] or "--" not in argv:
+    if not argv or argv[0] not in ("shell", "replay") or "--" not in argv:
         return argv, ()
     at = argv.index("--")
     return argv[:at], argv[at + 1 :]
@@ -134,6 +134,21 @@ def build_parser() -> argparse.ArgumentParser:
     watch.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
     _add_results(watch)
     watch.set_defaults(command=_watch)
+
+    replay = commands.add_parser(
+        "replay",
+        help="enter a guest as it was before the step that failed",
+        epilog="`lab replay RUN CELL -- COMMAND` runs a command there instead of a shell.",
+    )
+    _add_lab_option(replay)
+    replay.add_argument("--offline", action="store_true", help="use what is cached, and no network")
+    replay.add_argument(
+        "--step", type=_positive, metavar="N", help="before this step (the first that failed)"
+    )
+    _add_results(replay)
+    replay.add_argument("run", metavar="RUN", help="a run's folder, or its name, or latest")
+    replay.add_argument("cell", metavar="CELL", help="KERNEL/FILE/NAME, as reports have it")
+    replay.set_defaults(command=_replay)
 
     bisect = commands.add_parser(
         "bisect", help="find between which two kernels a scenario's outcome changes"
@@ -441,6 +456,12 @@ def _watch(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.watching import watch
 
     return watch(arguments, _open_cache(arguments))
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.replaying import replay
+
+    return replay(arguments, _load_lab(arguments.lab), _open_cache(arguments))
 
 
 def _kernels(arguments: argparse.Namespace) -> int:

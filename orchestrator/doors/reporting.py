@@ -59,7 +59,7 @@ def report(
         raise UsageError(
             "that is more than one run", hint="join them with --merge, or name one of them"
         )
-    run_dirs = [_find_run(name, results_dir) for name in names or (LATEST,)]
+    run_dirs = [find_run(name, results_dir) for name in names or (LATEST,)]
     if merge:
         result, logs, base = _merge(run_dirs, output)
     else:
@@ -84,7 +84,7 @@ def report(
     return EXIT_PASSED
 
 
-def _find_run(name: str, results_dir: Path) -> Path:
+def find_run(name: str, results_dir: Path) -> Path:
     """A run's folder, by its path, the path of its ``results.json``, or its name alone."""
     path = Path(name)
     if name == LATEST or (not path.exists() and path.parent == Path()):

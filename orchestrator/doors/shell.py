@@ -30,11 +30,7 @@ def enter(
     Raises ``UsageError`` without words where there is no terminal.
     """
     lab, plan = choose(path, kernel, cache, modules)
-    if not words and not sys.stdin.isatty():
-        raise UsageError(
-            "lab shell needs a terminal",
-            hint="a command can do without: `lab shell KERNEL -- uname -r`",
-        )
+    require_terminal(words, "lab shell", "lab shell KERNEL -- uname -r")
     require_host()
     with (
         orderly_stop() as stop,
@@ -43,12 +39,28 @@ def enter(
         open_session(lab, plan, cache, run_dir, quiet if words else say) as session,
     ):
         tell_failures(session)
-        if words:
-            status = run_words(session.guest.machine.shell, words)
-        else:
-            tell_place(session)
-            status = attach(session.guest.machine.shell)
-        session.guest.machine.check_alive()
+        return hand_over(session, words)
+
+
+def require_terminal(words: Sequence[str], command: str, example: str) -> None:
+    """Raise ``UsageError`` where there are neither words to run nor a terminal."""
+    if not words and not sys.stdin.isatty():
+        raise UsageError(
+            f"{command} needs a terminal", hint=f"a command can do without: `{example}`"
+        )
+
+
+def hand_over(session: Session, words: Sequence[str]) -> int:
+    """Run a command in the guest, or give the user a shell; the exit status.
+
+    Raises ``MachineError`` where the guest ended meanwhile.
+    """
+    if words:
+        status = run_words(session.guest.machine.shell, words)
+    else:
+        tell_place(session)
+        status = attach(session.guest.machine.shell)
+    session.guest.machine.check_alive()
     return status
 
 

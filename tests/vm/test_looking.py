@@ -219,3 +219,31 @@ def test_what_is_saved_is_played_again(looking_lab: Path) -> None:
     finally:
         status = watching.end()
     assert status == 130
+
+
+# --- lab replay -------------------------------------------------------------------------------
+
+
+def test_the_state_before_the_step_that_failed_is_there_again(
+    looking_lab: Path, tmp_path: Path
+) -> None:
+    lab, results = looking_lab / "lab.yaml", tmp_path / "results"
+    here = ("--lab", lab, "--results", results)
+    ran = call("run", *here, "-k", "6.1", "-s", "fails", "-j", "1")
+    assert ran.returncode == 1, ran.stderr
+    script = "cat /tmp/one; ls /tmp; lsmod | grep -o '^look '; exit 4"
+    done = call("replay", *here, "latest", "6.1/fails", "--", script)
+    assert (done.returncode, done.stdout) == (4, b"one\none\nlook \n"), done.stderr
+    said = done.stderr.decode()
+    assert "kernel, modules and scenario are those of that run" in said
+    assert "   3 run cat /tmp/two  <- failed then: " in said
+
+    source, scenarios = looking_lab / "module/look.c", looking_lab / "scenarios.yaml"
+    source.write_text(source.read_text().replace("ready\\n", "other\\n"))
+    scenarios.write_text(scenarios.read_text().replace("/tmp/three", "/tmp/four"))
+    done = call("replay", *here, "latest", "6.1/fails", "--step", "2", "--", "ls /tmp")
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr
+    said = done.stderr.decode()
+    assert "changed since: the module look has changed" in said
+    assert "changed since: the scenario has changed" in said
+    assert "   4 run touch /tmp/four" in said
