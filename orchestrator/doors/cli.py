@@ -56,7 +56,7 @@ def split_words(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
     argparse finds such words only where no option stands between them and the kernel.
     """
-    if not argv or argv[0] not in ("shell", "replay") or "--" not in argv:
+    if not argv or argv[0] not in ("shell", "replay", "gdb") or "--" not in argv:
         return argv, ()
     at = argv.index("--")
     return argv[:at], argv[at + 1 :]
@@ -149,6 +149,26 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument("run", metavar="RUN", help="a run's folder, or its name, or latest")
     replay.add_argument("cell", metavar="CELL", help="KERNEL/FILE/NAME, as reports have it")
     replay.set_defaults(command=_replay)
+
+    gdb = commands.add_parser(
+        "gdb",
+        help="debug a guest and the modules in it",
+        epilog="What stands behind -- are arguments for gdb.",
+    )
+    _add_lab_option(gdb)
+    gdb.add_argument("--offline", action="store_true", help="use what is cached, and no network")
+    _add_modules(gdb)
+    gdb.add_argument(
+        "-s",
+        "--scenario",
+        metavar="NAME",
+        help="load this scenario's modules, as it does (all that were built)",
+    )
+    gdb.add_argument(
+        "--print", action="store_true", help="start no gdb; say how to, and keep the guest"
+    )
+    gdb.add_argument("kernel", help=_KERNEL_HELP)
+    gdb.set_defaults(command=_gdb)
 
     bisect = commands.add_parser(
         "bisect", help="find between which two kernels a scenario's outcome changes"
@@ -462,6 +482,12 @@ def _replay(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.replaying import replay
 
     return replay(arguments, _load_lab(arguments.lab), _open_cache(arguments))
+
+
+def _gdb(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.debugging import debug
+
+    return debug(arguments, _open_cache(arguments))
 
 
 def _kernels(arguments: argparse.Namespace) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import termios
 import threading
@@ -247,3 +250,72 @@ def test_the_state_before_the_step_that_failed_is_there_again(
     assert "changed since: the module look has changed" in said
     assert "changed since: the scenario has changed" in said
     assert "   4 run touch /tmp/four" in said
+
+
+# --- lab gdb ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="no gdb here")
+def test_a_breakpoint_in_a_module_is_hit_and_shows_its_source() -> None:
+    scenario = "helloworld/is-read-by-cat-in-two-calls"
+    debugged = subprocess.Popen(
+        lab_argv("gdb", "6.1", "-s", scenario, "--print"),
+        cwd=REPOSITORY,
+        env=FROZEN,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    guard = threading.Timer(SECONDS, debugged.kill)
+    guard.start()
+    reader = gdb = None
+    try:
+        assert debugged.stderr is not None
+        lines = list(itertools.takewhile(lambda line: "Ctrl-C" not in line, debugged.stderr))
+        told = {line.partition(":")[0].strip(): line.strip() for line in lines}
+        script = next(line.split()[-1] for line in lines if line.startswith("gdb -x "))
+        assert stat.S_IMODE(Path(script).parent.stat().st_mode) == 0o700
+        words = ("break procfs1_read", "continue", "bt 2", "list", "detach")
+        gdb = subprocess.Popen(
+            ["gdb", "-nx", "-batch", "-x", script, *(w for each in words for w in ("-ex", each))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert gdb.stdout is not None
+        before = list(itertools.takewhile(lambda line: "Breakpoint 1 at" not in line, gdb.stdout))
+        ssh = shlex.split(told["a shell in the guest"].partition(": ")[2])[:-2]
+        ssh.remove("-ti")
+        at = ssh.index("-o") - 1
+        reader = subprocess.Popen(
+            [*ssh[:at], "-i", *ssh[at:], "head -c 5 /proc/helloworld"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        said = gdb.stdout.read()  # not communicate(), which passes over what is buffered
+        assert "Breakpoint 1, procfs1_read (" in said, (before, said)
+        assert " at /lab/src/procfs/procfs1.c:" in said, "as it was built"
+        assert "proc_reg_read" in said, "the kernel's own symbols are known too"
+        assert "static ssize_t procfs1_read(struct file *file" in said, "out of this checkout"
+        assert reader.communicate(timeout=SECONDS)[0] == "Hello"
+        debugged.send_signal(signal.SIGINT)
+        assert debugged.wait(timeout=60) == 130
+        assert not Path(script).exists()
+    finally:
+        guard.cancel()
+        for each in (reader, gdb, debugged):
+            if each is not None:
+                each.kill()
+                each.communicate()
+
+
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="no gdb here")
+def test_gdb_is_started_with_every_module_loaded(private_tmp: Path) -> None:
+    words = ("-nx", "-batch", "-ex", "info line look_exit", "-ex", "info symbol vfs_read")
+    done = call("gdb", "--lab", LABS / "looking/lab.yaml", "6.1", "--", *words)
+    assert done.returncode == 0, done.stderr
+    assert b'of "/lab/src/look/look.c" starts at address' in done.stdout
+    assert b"vfs_read in section .text" in done.stdout
+    assert b"modules that gdb knows: look\n" in done.stderr
+    assert list(private_tmp.iterdir()) == []
