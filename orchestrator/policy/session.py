@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache
@@ -42,7 +43,7 @@ from orchestrator.policy.worker import (
 
 @dataclass(frozen=True)
 class Session:
-    """A guest that is up, with the lab's modules in ``/lab/modules``, their sources beside."""
+    """A guest that is up, with the lab's modules in ``/lab/modules``."""
 
     plan: KernelPlan
     """With its kernel known."""
@@ -50,6 +51,8 @@ class Session:
     built: Built
     guest: Guest
     run_dir: RunDir
+    send_sources: Callable[[], None]
+    """Has the modules' sources in ``/lab/src``; it takes a third of a second without KVM."""
 
 
 @contextlib.contextmanager
@@ -103,9 +106,8 @@ def open_session(
         if built is None:
             built = workshop.build_in(guest)
             guest.push_modules(built.modules)
-        else:
-            workshop.send_sources(guest)
-        yield Session(plan, ready, built, guest, run_dir)
+        send_sources = partial(workshop.send_sources, guest)
+        yield Session(plan, ready, built, guest, run_dir, send_sources)
 
 
 class _Opener:
