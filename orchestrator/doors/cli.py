@@ -176,6 +176,22 @@ def build_parser() -> argparse.ArgumentParser:
     gdb.add_argument("kernel", help=_KERNEL_HELP)
     gdb.set_defaults(command=_gdb)
 
+    console = commands.add_parser("console", help="show what a guest says, or said, on its console")
+    _add_lab_option(console)
+    _add_results(console)
+    console.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    console.add_argument(
+        "run", metavar="RUN", help="a run's folder, or its name, or latest; shell for `lab shell`"
+    )
+    console.add_argument(
+        "place",
+        nargs="?",
+        default="",
+        metavar="KERNEL[/FILE/NAME]",
+        help="whose: a kernel's last guest, or a scenario's own",
+    )
+    console.set_defaults(command=_console)
+
     bisect = commands.add_parser(
         "bisect", help="find between which two kernels a scenario's outcome changes"
     )
@@ -554,6 +570,17 @@ def _gdb(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.debugging import debug
 
     return debug(arguments, _open_cache(arguments))
+
+
+def _console(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.console import show_console
+
+    return show_console(
+        arguments.run,
+        arguments.place,
+        arguments.results or arguments.lab.parent / "lab-results",
+        follow=arguments.follow,
+    )
 
 
 def _kernels(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,8 @@ from orchestrator.plan.model import Lab, NamedScenario
 from orchestrator.plan.plan import select_scenarios
 from orchestrator.policy.debugging import Debugging, load_all, load_for, open_debugging
 from orchestrator.policy.runner import orderly_stop, stopping_when
-from orchestrator.policy.session import Session, open_session, session_dir
+from orchestrator.policy.session import Session, open_session, programs_for, session_dir
+from orchestrator.policy.worker import resolve
 
 POLL_SECONDS = 0.5
 
@@ -31,11 +32,13 @@ def debug(arguments: argparse.Namespace, cache: Cache) -> int:
     scenario = _find_scenario(lab, arguments.scenario) if arguments.scenario else None
     gdb = None if arguments.print else _find_gdb()
     require_host()
+    plan = resolve(lab, plan, cache, say)
+    programs = programs_for(lab, plan, scenario) if scenario else ()
     with (
         orderly_stop() as stop,
         stopping_when(stop),
         session_dir() as run_dir,
-        open_session(lab, plan, cache, run_dir, say) as session,
+        open_session(lab, plan, cache, run_dir, say, programs) as session,
     ):
         tell_failures(session)
         notes = load_for(session, scenario) if scenario else load_all(session)

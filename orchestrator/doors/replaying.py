@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from orchestrator.adapters.cache import Cache
-from orchestrator.adapters.programs import Program
 from orchestrator.doors.doctor import require_host
 from orchestrator.doors.planning import make_plan
 from orchestrator.doors.reporting import find_run
@@ -24,13 +23,12 @@ from orchestrator.plan.outcome import Outcome, StepResult
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import KernelPlan
 from orchestrator.plan.replaying import Past, find_changes, find_past
-from orchestrator.plan.version import KernelVersion
 from orchestrator.plan.visible import visible
 from orchestrator.policy.replay import Replay, parts_before, parts_now
 from orchestrator.policy.reports.reading import load_results
 from orchestrator.policy.runner import orderly_stop, stopping_when
-from orchestrator.policy.session import Session, open_session, session_dir
-from orchestrator.policy.worker import load_programs, resolve
+from orchestrator.policy.session import Session, open_session, programs_for, session_dir
+from orchestrator.policy.worker import resolve
 
 
 def replay(arguments: argparse.Namespace, lab: Lab, cache: Cache) -> int:
@@ -49,9 +47,7 @@ def replay(arguments: argparse.Namespace, lab: Lab, cache: Cache) -> int:
     require_host()
     listener = quiet if words else say
     plan = resolve(lab, plan, cache, listener)
-    programs: tuple[Program, ...] = ()
-    if scenario.programs and plan.known is not None:
-        programs = load_programs(lab, KernelVersion.parse(plan.known.version))
+    programs = programs_for(lab, plan, scenario)
     with (
         orderly_stop() as stopped,
         stopping_when(stopped),

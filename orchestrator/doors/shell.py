@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache
@@ -11,7 +13,7 @@ from orchestrator.adapters.sources import entry_types
 from orchestrator.doors.doctor import require_host
 from orchestrator.doors.planning import DEFAULT_LAB, make_plan, read_lab
 from orchestrator.doors.terminal import attach, run_words
-from orchestrator.foundation.errors import UsageError
+from orchestrator.foundation.errors import LabError, UsageError
 from orchestrator.plan.model import Lab
 from orchestrator.plan.nolab import kernel_word, recipes_lab, with_modules
 from orchestrator.plan.plan import KernelPlan
@@ -39,7 +41,11 @@ def enter(
         open_session(lab, plan, cache, run_dir, quiet if words else say) as session,
     ):
         tell_failures(session)
-        return hand_over(session, words)
+        if words:
+            session.send_sources()
+            return hand_over(session, words)
+        with _in_background(session.send_sources):
+            return hand_over(session, words, sources="/lab/src")
 
 
 def require_terminal(words: Sequence[str], command: str, example: str) -> None:
@@ -50,7 +56,22 @@ def require_terminal(words: Sequence[str], command: str, example: str) -> None:
         )
 
 
-def hand_over(session: Session, words: Sequence[str]) -> int:
+@contextlib.contextmanager
+def _in_background(send: Callable[[], None]) -> Iterator[None]:
+    """Have something sent while the user begins to type; where it fails, the guest has, and that
+    is told anyhow.
+    """
+
+    def work() -> None:
+        with contextlib.suppress(LabError):
+            send()
+
+    with ThreadPoolExecutor(1, "sources") as pool:
+        pool.submit(work)
+        yield
+
+
+def hand_over(session: Session, words: Sequence[str], sources: str = "") -> int:
     """Run a command in the guest, or give the user a shell; the exit status.
 
     Raises ``MachineError`` where the guest ended meanwhile.
@@ -58,7 +79,7 @@ def hand_over(session: Session, words: Sequence[str]) -> int:
     if words:
         status = run_words(session.guest.machine.shell, words)
     else:
-        tell_place(session)
+        tell_place(session, sources)
         status = attach(session.guest.machine.shell)
     session.guest.machine.check_alive()
     return status
@@ -106,8 +127,8 @@ def tell_failures(session: Session) -> None:
         quiet(Note(session.plan.name, failure.message))
 
 
-def tell_place(session: Session) -> None:
+def tell_place(session: Session, sources: str) -> None:
     """Tell what is where in the guest."""
     names = " ".join(f"/lab/modules/{name}.ko" for name in session.built.modules) or "none"
-    text = f"modules: {names}\nsources: /lab/src\nleave with exit or ^D"
-    print(text, file=sys.stderr, flush=True)
+    lines = [f"modules: {names}", *([f"sources: {sources}"] if sources else [])]
+    print("\n".join((*lines, "leave with exit or ^D")), file=sys.stderr, flush=True)

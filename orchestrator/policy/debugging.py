@@ -41,8 +41,9 @@ class Debugging:
 
 
 def load_for(session: Session, scenario: NamedScenario) -> tuple[str, ...]:
-    """Load a scenario's modules with its parameters, as far as nothing else comes before that; why
-    that failed, where it did.
+    """Load a scenario's modules as it does; why that failed, where it did.
+
+    Where its first load is a step, those before it are played too.
     """
     loads = len(scenario.scenario.modules) or _first_loads(scenario)
     steps = Replay(session, scenario).play_before(loads + 1)
@@ -65,7 +66,7 @@ def load_all(session: Session) -> tuple[str, ...]:
     """
     deadline = Deadline.after(ASK_SECONDS * session.guest.plan.scale, "loading modules")
     notes = []
-    for module in _in_order(session.built.modules):
+    for module in load_order(session.built.modules):
         others = [name for name in module.depends if name not in session.built.modules]
         command = f"insmod /lab/modules/{module.name}.ko"
         if others:
@@ -77,8 +78,8 @@ def load_all(session: Session) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _in_order(modules: Mapping[str, BuiltModule]) -> Iterator[BuiltModule]:
-    """Each after those that it depends on."""
+def load_order(modules: Mapping[str, BuiltModule]) -> Iterator[BuiltModule]:
+    """The modules, each after those that it depends on."""
     done: set[str] = set()
 
     def visit(name: str) -> Iterator[BuiltModule]:

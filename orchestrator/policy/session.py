@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache
@@ -21,20 +22,28 @@ from orchestrator.adapters.programs import Program
 from orchestrator.adapters.vmlinux import without_vmlinux
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import LabError, RunInterruptedError
-from orchestrator.plan.model import Lab
+from orchestrator.plan.model import Lab, NamedScenario
 from orchestrator.plan.paths import SESSION_PREFIX, RunDir
 from orchestrator.plan.plan import KernelPlan
+from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.building import Built
 from orchestrator.policy.events import Doing, Listener, Note
 from orchestrator.policy.frozen import bare_key, frozen_key, keep_frozen, take_frozen
 from orchestrator.policy.furnishing import furnish, keep_bare
 from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan
-from orchestrator.policy.worker import Ready, guest_spec, open_workshop, prepare, resolve
+from orchestrator.policy.worker import (
+    Ready,
+    guest_spec,
+    load_programs,
+    open_workshop,
+    prepare,
+    resolve,
+)
 
 
 @dataclass(frozen=True)
 class Session:
-    """A guest that is up, with the lab's modules in ``/lab/modules``, their sources beside."""
+    """A guest that is up, with the lab's modules in ``/lab/modules``."""
 
     plan: KernelPlan
     """With its kernel known."""
@@ -42,6 +51,8 @@ class Session:
     built: Built
     guest: Guest
     run_dir: RunDir
+    send_sources: Callable[[], None]
+    """Has the modules' sources in ``/lab/src``; it takes a third of a second without KVM."""
 
 
 @contextlib.contextmanager
@@ -49,6 +60,15 @@ def session_dir() -> Iterator[RunDir]:
     """A private folder for a session's evidence, removed with the context."""
     with tempfile.TemporaryDirectory(prefix=SESSION_PREFIX) as folder:
         yield RunDir(Path(folder))
+
+
+def programs_for(lab: Lab, plan: KernelPlan, scenario: NamedScenario) -> tuple[Program, ...]:
+    """The test programs that a scenario's guest has in a run, where it brings any; the plan's
+    kernel is known. Raises ``ConfigError``.
+    """
+    if not scenario.programs or plan.known is None:
+        return ()
+    return load_programs(lab, KernelVersion.parse(plan.known.version))
 
 
 @contextlib.contextmanager
@@ -86,9 +106,8 @@ def open_session(
         if built is None:
             built = workshop.build_in(guest)
             guest.push_modules(built.modules)
-        else:
-            workshop.send_sources(guest)
-        yield Session(plan, ready, built, guest, run_dir)
+        send_sources = partial(workshop.send_sources, guest)
+        yield Session(plan, ready, built, guest, run_dir, send_sources)
 
 
 class _Opener:

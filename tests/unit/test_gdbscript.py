@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters.kbuild import BuiltModule
 from orchestrator.foundation.errors import UsageError
 from orchestrator.plan.gdbscript import LoadedModule, parse_sections, render_script
 from orchestrator.plan.symbolfile import parse_kallsyms, render_symbol_file
+from orchestrator.policy.debugging import load_order
 
 # As 6.1 prints them, with modules loaded; the last lines as a hostile guest might.
 KALLSYMS = b"""\
@@ -168,3 +170,13 @@ def test_gdb_takes_the_paths_of_a_script_as_they_are(tmp_path: Path) -> None:
     shown = output_of("gdb", "-nx", "-batch", *words)
     assert f"`/lab/src/x' -> `{odd}'" in shown
     assert "vfs_read in section .text" in shown
+
+
+def test_modules_are_loaded_after_those_that_they_need() -> None:
+    needs = {"user": ("core", "crc32c"), "core": ("base",), "base": (), "ring": ("gnir",)}
+    needs["gnir"] = ("ring",)
+    modules = {
+        name: BuiltModule(name, Path(f"/{name}.ko"), "6.1 SMP", depends)
+        for name, depends in needs.items()
+    }
+    assert [each.name for each in load_order(modules)] == ["base", "core", "user", "gnir", "ring"]

@@ -319,3 +319,43 @@ def test_gdb_is_started_with_every_module_loaded(private_tmp: Path) -> None:
     assert b"vfs_read in section .text" in done.stdout
     assert b"modules that gdb knows: look\n" in done.stderr
     assert list(private_tmp.iterdir()) == []
+
+
+# --- lab console ------------------------------------------------------------------------------
+
+
+def test_the_console_of_a_session_is_followed_to_its_end(
+    private_tmp: Path, in_shell: Terminal
+) -> None:
+    in_shell.wait_for("leave with exit or ^D")
+    follower = subprocess.Popen(
+        lab_argv("console", "-f", "shell", "6.1"),
+        cwd=REPOSITORY,
+        env=FROZEN,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    guard = threading.Timer(SECONDS, follower.kill)
+    guard.start()
+    try:
+        in_shell.type('echo "said $((40+2)) \x16\x1b[2J" >/dev/kmsg\n')
+        assert follower.stdout is not None
+        assert any("said 42" in line and "\x1b" not in line for line in follower.stdout)
+        in_shell.type("exit\n")
+        assert in_shell.process.wait(timeout=60) == 0
+        assert follower.wait(timeout=60) == 0
+    finally:
+        guard.cancel()
+        follower.kill()
+        follower.communicate()
+    assert list(private_tmp.iterdir()) == []
+
+
+def test_the_console_of_a_past_run_is_printed(tmp_path: Path) -> None:
+    here = ("--lab", LABS / "looking/lab.yaml", "--results", tmp_path / "results")
+    ran = call("run", *here, "-k", "6.1", "-s", "ready", "-j", "1")
+    assert ran.returncode == 0, ran.stderr
+    done = call("console", *here, "latest", "6.1/scenarios/ready")
+    assert done.returncode == 0, done.stderr
+    assert b"look: ready\n" in done.stdout
+    assert b"\r" not in done.stdout
