@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from orchestrator.foundation.errors import UsageError
 from orchestrator.plan.paths import SESSION_PREFIX, RunDir
 from orchestrator.plan.visible import decode, visible, visible_lines
 from orchestrator.plan.yamlsource import shown_path
+from orchestrator.policy.session import is_session
 
 CONSOLE = "console.log"
 POLL_SECONDS = 0.2
@@ -22,11 +22,8 @@ _MAX_LINE = 1 << 16
 
 def find_session() -> RunDir:
     """The session of this user that began last and has not ended. Raises ``UsageError``."""
-    found = []
-    for path in Path(tempfile.gettempdir()).glob(f"{SESSION_PREFIX}*"):
-        about = path.lstat()
-        if path.is_dir() and not path.is_symlink() and about.st_uid == os.getuid():
-            found.append((about.st_mtime_ns, path))
+    folders = Path(tempfile.gettempdir()).glob(f"{SESSION_PREFIX}*")
+    found = [(path.lstat().st_mtime_ns, path) for path in folders if is_session(path)]
     if not found:
         raise UsageError("no guest of yours is up", hint="`lab shell KERNEL` has one up")
     return RunDir(max(found)[1])

@@ -7,6 +7,8 @@ without modules (``furnishing``), which is booted where there is none of that ei
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -57,9 +59,32 @@ class Session:
 
 @contextlib.contextmanager
 def session_dir() -> Iterator[RunDir]:
-    """A private folder for a session's evidence, removed with the context."""
+    """A private folder for a session's evidence, removed with the context.
+
+    It is locked meanwhile: what is left of a session that was killed is not.
+    """
     with tempfile.TemporaryDirectory(prefix=SESSION_PREFIX) as folder:
-        yield RunDir(Path(folder))
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield RunDir(Path(folder))
+        finally:
+            os.close(lock)
+
+
+def is_session(folder: Path) -> bool:
+    """Whether a folder is that of a session which goes on, of this user."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.fstat(lock).st_uid == os.getuid()
+    finally:
+        os.close(lock)
+    return False
 
 
 def programs_for(lab: Lab, plan: KernelPlan, scenario: NamedScenario) -> tuple[Program, ...]:

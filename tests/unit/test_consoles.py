@@ -13,6 +13,7 @@ import pytest
 from orchestrator.foundation.errors import UsageError
 from orchestrator.plan.paths import SESSION_PREFIX, RunDir
 from orchestrator.policy.consoles import find_console, find_session, read_console
+from orchestrator.policy.session import session_dir
 
 SECONDS = 30
 
@@ -83,13 +84,17 @@ def test_the_session_that_began_last_is_meant(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(UsageError, match="no guest of yours is up"):
         find_session()
-    for number, when in ((1, 1000), (2, 3000), (3, 2000)):
-        folder = tmp_path / f"{SESSION_PREFIX}{number}"
-        folder.mkdir()
-        os.utime(folder, ns=(when, when))
+    (tmp_path / f"{SESSION_PREFIX}killed").mkdir()
     (tmp_path / f"{SESSION_PREFIX}link").symlink_to(tmp_path)
     (tmp_path / f"{SESSION_PREFIX}file").write_text("")
-    assert find_session().root.name == f"{SESSION_PREFIX}2"
+    with pytest.raises(UsageError, match="no guest of yours is up"):
+        find_session()
+    with session_dir() as first, session_dir() as second:
+        os.utime(first.root, ns=(2000, 2000))
+        os.utime(second.root, ns=(1000, 1000))
+        assert find_session() == first
+    with pytest.raises(UsageError, match="no guest of yours is up"):
+        find_session()
 
 
 def test_lines_are_safe_to_show(tmp_path: Path) -> None:
