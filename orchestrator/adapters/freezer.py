@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,9 @@ def is_whole(folder: Path) -> bool:
         kept = json.loads((folder / "guest.json").read_text())["sha256"]
     except (ValueError, KeyError, TypeError):
         return False
-    digest = hashlib.sha256()
     with (folder / "memory").open("rb") as file:
-        for place, block in _blocks(file.fileno()):
-            digest.update(place.to_bytes(8, "big") + block)
-    return bool(kept == [digest.hexdigest(), sha256_of(folder / "state")])
+        found = _hash_blocks(_blocks(file.fileno()))
+    return bool(kept == [found, sha256_of(folder / "state")])
 
 
 def _used(folder: Path) -> int:
@@ -151,11 +149,21 @@ def _size(folder: Path) -> int:
 
 
 def _copy(source: int, target: int) -> str:
-    """Copy what is not zero to the same places; a hash of it, which does not depend on holes."""
+    """Copy what is not zero to the same places; its hash."""
+
+    def copied() -> Iterator[tuple[int, bytes]]:
+        for place, block in _blocks(source):
+            os.pwrite(target, block, place)
+            yield place, block
+
+    return _hash_blocks(copied())
+
+
+def _hash_blocks(blocks: Iterable[tuple[int, bytes]]) -> str:
+    """A hash of what is where, which does not depend on holes."""
     digest = hashlib.sha256()
-    for place, block in _blocks(source):
+    for place, block in blocks:
         digest.update(place.to_bytes(8, "big") + block)
-        os.pwrite(target, block, place)
     return digest.hexdigest()
 
 

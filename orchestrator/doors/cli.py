@@ -435,7 +435,7 @@ def _resume(lab: Lab, cache: Cache, arguments: argparse.Namespace) -> int:
             hint="`lab run` without --resume starts anew",
         )
     with open_run(
-        arguments.resume, lab, cache, _results_dir(lab, arguments), jobs=arguments.jobs
+        arguments.resume, lab, cache, _results_dir(lab.path, arguments), jobs=arguments.jobs
     ) as (plan, earlier, run_dir):
         return _play(plan, cache, arguments, earlier, run_dir)
 
@@ -461,7 +461,7 @@ def _play(
 
     require_host()
     bound = cache_bound()  # a word that is no number is told before the run, not after it
-    run_dir = resumed or create_run_dir(_results_dir(plan.lab, arguments), new_run_id())
+    run_dir = resumed or create_run_dir(_results_dir(plan.lab.path, arguments), new_run_id())
     shown = left_of(plan, earlier) if earlier else plan
     held = contextlib.nullcontext() if resumed else holding(run_dir.root)
     with held, orderly_stop() as stop, open_progress(shown) as progress:
@@ -486,9 +486,9 @@ def _play(
     return judge_result(result).exit_status
 
 
-def _results_dir(lab: Lab, arguments: argparse.Namespace) -> Path:
+def _results_dir(lab_path: Path, arguments: argparse.Namespace) -> Path:
     chosen: Path | None = arguments.results
-    return chosen or lab.path.parent / "lab-results"
+    return chosen or lab_path.parent / "lab-results"
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -496,7 +496,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     return report(
         arguments.run,
-        arguments.results or arguments.lab.parent / "lab-results",
+        _results_dir(arguments.lab, arguments),
         form=arguments.format,
         output=arguments.output,
         merge=arguments.merge,
@@ -507,7 +507,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _history(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.history import HISTORY_FILE, show, take_in
 
-    results_dir = arguments.results or arguments.lab.parent / "lab-results"
+    results_dir = _results_dir(arguments.lab, arguments)
     path = arguments.history or results_dir / HISTORY_FILE
     if arguments.take_in:
         return take_in(path, arguments.take_in)
@@ -519,7 +519,7 @@ def _bisect(arguments: argparse.Namespace) -> int:
 
     lab, cache = _load_lab(arguments.lab), _open_cache(arguments)
     older, newer = arguments.between
-    results_dir = _results_dir(lab, arguments)
+    results_dir = _results_dir(lab.path, arguments)
     return search(lab, cache, arguments.scenario, (older, newer), results_dir)
 
 

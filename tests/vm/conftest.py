@@ -93,6 +93,11 @@ def run_lab(
 ) -> Ran:
     """Call ``lab run`` and wait for its end."""
     argv = [*prefix, *lab_argv("run", "--results", results_dir, *arguments)]
+    return Ran(*run_to_end(argv, env), results_dir)
+
+
+def run_to_end(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a command in the repository; its status, and all that it printed."""
     done = subprocess.run(
         argv,
         cwd=REPOSITORY,
@@ -103,9 +108,9 @@ def run_lab(
         timeout=RUN_SECONDS,
         check=False,
     )
-    ran = Ran(done.returncode, done.stdout.decode(errors="replace"), results_dir)
-    print(ran.output)  # pytest shows it where a test fails
-    return ran
+    output = done.stdout.decode(errors="replace")
+    print(output)  # pytest shows it where a test fails
+    return done.returncode, output
 
 
 def processes_below(pid: int) -> set[int]:

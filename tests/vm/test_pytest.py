@@ -19,7 +19,7 @@ import pytest
 
 from tests.unit.test_pytest_plugin import PLUGIN, write_page_tests
 
-from .conftest import LABS, REPOSITORY, RUN_SECONDS, is_running, processes_below
+from .conftest import LABS, REPOSITORY, RUN_SECONDS, is_running, processes_below, run_to_end
 
 VERDICTS = LABS / "verdicts/lab.yaml"
 OUTCOMES = {
@@ -110,19 +110,7 @@ def pytest_argv(folder: Path, *arguments: str | Path) -> list[str]:
 
 
 def play(folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Played:
-    done = subprocess.run(
-        pytest_argv(folder, *arguments),
-        cwd=REPOSITORY,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    played = Played(done.returncode, done.stdout.decode(errors="replace"), folder)
-    print(played.output)  # pytest shows it where a test fails
-    return played
+    return Played(*run_to_end(pytest_argv(folder, *arguments), env), folder)
 
 
 needs_xdist = pytest.mark.skipif(find_spec("xdist") is None, reason="no pytest-xdist here")

@@ -32,7 +32,7 @@ MAX_CODE_LINES = 120
 MAX_LEFT_BEHIND = 50
 MAX_TESTS = 100
 MAX_ARTIFACTS = 50
-_SIGNS = {
+SIGNS = {
     Outcome.PASSED: "ok",
     Outcome.FAILED: "FAIL",
     Outcome.ERROR: "ERR",
@@ -87,7 +87,7 @@ def _matrix(result: RunResult) -> Iterator[str]:
         yield from _builds(kernel)
         yield from _guests(kernel)
     yield ""
-    signs = {(cell.scenario, cell.kernel): _SIGNS[cell.outcome] for cell in result.cells}
+    signs = {(cell.scenario, cell.kernel): SIGNS[cell.outcome] for cell in result.cells}
     names = dict.fromkeys(cell.scenario for cell in result.cells)
     width = max((len(visible(name)) for name in names), default=0)
     numbers = range(1, len(result.kernels) + 1)

@@ -34,6 +34,7 @@ from orchestrator.plan.outcome import (
 from orchestrator.plan.visible import clip, visible
 from orchestrator.policy.reports.boundaries import render_changes_in_full
 from orchestrator.policy.reports.celldata import LETTERS, CellData, cell_data, summary_data
+from orchestrator.policy.reports.details import SIGNS
 from orchestrator.policy.reports.matrix import Mark, Matrix, make_matrix
 
 MAX_DETAILS_BYTES = 24 << 20
@@ -53,12 +54,6 @@ MAX_LAST_LINES = 40
 Logs = Mapping[tuple[str, str], Sequence[str]]
 """Lines of the kernel log by kernel and scenario."""
 
-_SIGNS = {
-    Outcome.PASSED: "ok",
-    Outcome.FAILED: "FAIL",
-    Outcome.ERROR: "ERR",
-    Outcome.SKIPPED: "-",
-}
 _WORDS = {
     Outcome.PASSED: "passed",
     Outcome.FAILED: "failed",
@@ -276,7 +271,7 @@ def _cell(matrix: Matrix, kernel: str, scenario: str) -> str:
     title = f' title="{_MARK_WORDS[mark]}"' if mark else ""
     if cell is None:
         return f"<td class={_class(classes)}{title}></td>"
-    sign = _SIGNS[cell.outcome]
+    sign = SIGNS[cell.outcome]
     if cell.outcome in _TOLD:  # the others' links are the script's: there may be very many
         sign = f'<a href="#{html.escape(anchor(kernel, scenario))}" tabindex="-1">{sign}</a>'
     return f"<td class={_class(classes)}{title}>{sign}</td>"
@@ -299,7 +294,7 @@ def _failures(matrix: Matrix, base: str) -> Iterator[str]:
     for name, cell in failed[:MAX_FAILURES]:
         place = html.escape(anchor(name, cell.scenario))
         yield f'<li id="{place}"><span class="sign {LETTERS[cell.outcome]}">'
-        yield f'{_SIGNS[cell.outcome]}</span> <a href="#{place}">{_text(cell.scenario)} on '
+        yield f'{SIGNS[cell.outcome]}</span> <a href="#{place}">{_text(cell.scenario)} on '
         yield f"{_text(name)}</a> {_text(cell.reason, MAX_REASON)}{_evidence(cell, base)}</li>\n"
     yield "</ul>"
     if len(failed) > MAX_FAILURES:
