@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import termios
+import threading
 import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
@@ -53,8 +54,8 @@ def attach(shell: SshShell) -> int:
     size = shutil.get_terminal_size()
     kind = os.environ.get("TERM", "xterm")
     channel: _Channel = shell.open_terminal(kind, size.columns, size.lines)
-    with _raw_terminal(), _resizing(channel):
-        _copy(channel)
+    with _raw_terminal(), _resizing() as resized:
+        _copy(channel, resized)
     return _status_of(channel)
 
 
@@ -93,24 +94,30 @@ def _raw_terminal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _resizing(channel: _Channel) -> Iterator[None]:
-    def resize(_number: int, _frame: object) -> None:
-        size = shutil.get_terminal_size()
-        channel.resize_pty(width=size.columns, height=size.lines)
+def _resizing() -> Iterator[threading.Event]:
+    """Set whenever the terminal has another size.
 
-    before = signal.signal(signal.SIGWINCH, resize)
+    The handler must not tell the guest itself: it runs amid whatever the main thread does, which
+    may be sending, with paramiko's locks held.
+    """
+    resized = threading.Event()
+    before = signal.signal(signal.SIGWINCH, lambda _number, _frame: resized.set())
     try:
-        yield
+        yield resized
     finally:
         signal.signal(signal.SIGWINCH, before)
 
 
-def _copy(channel: _Channel) -> None:
+def _copy(channel: _Channel, resized: threading.Event) -> None:
     """Terminal to guest and back, until either side ends."""
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     while True:
         readable, _, _ = select.select([channel, stdin], [], [], POLL_SECONDS)
         process.check_stopping()
+        if resized.is_set():
+            resized.clear()
+            size = shutil.get_terminal_size()
+            channel.resize_pty(width=size.columns, height=size.lines)
         if channel in readable:
             data = channel.recv(65536)
             if not data:
