@@ -51,7 +51,7 @@ def enter(lab: Lab, plan: KernelPlan, cache: Cache) -> int:
         guest_plan = GuestPlan(
             kernel=plan.name,
             release=ready.kernel.release,
-            spec=guest_spec(lab, ready.verdict),
+            spec=guest_spec(lab, ready),
             files=ready.files,
             timeouts=lab.file.timeouts,
             run_dir=RunDir(Path(folder)),
