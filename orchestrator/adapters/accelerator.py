@@ -17,7 +17,7 @@ from orchestrator.adapters.machine import QEMU, BootFiles, probe_boots
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import LabError, RunInterruptedError
-from orchestrator.plan.qemu import Accelerator, GuestSpec
+from orchestrator.plan.qemu import Accelerator, Board, GuestSpec
 
 KVM = Path("/dev/kvm")
 PROBE_SECONDS = 20.0
@@ -60,7 +60,7 @@ def cached_verdict(cache: Cache) -> Verdict | None:
         return None
 
 
-def ensure_verdict(cache: Cache, files: BootFiles) -> Verdict:
+def ensure_verdict(cache: Cache, files: BootFiles, board: Board) -> Verdict:
     """Which accelerator to use; boots ``files`` under KVM, once per host, to find out."""
     decided = without_probing()
     if decided is not None:
@@ -68,13 +68,13 @@ def ensure_verdict(cache: Cache, files: BootFiles) -> Verdict:
     with cache.lock("accelerator"):
         known = cached_verdict(cache)
         if known is None:
-            known = _probe(files)
+            known = _probe(files, board)
             write_json(_path(cache), asdict(known))
         return known
 
 
-def _probe(files: BootFiles) -> Verdict:
-    spec = GuestSpec("kvm", memory_mib=256, cpus=1, network=False)
+def _probe(files: BootFiles, board: Board) -> Verdict:
+    spec = GuestSpec("kvm", memory_mib=256, cpus=1, network=False, board=board)
     with tempfile.TemporaryDirectory(prefix="lab-probe-") as folder:
         try:
             probe_boots(spec, files, Path(folder), PROBE_SECONDS)

@@ -17,7 +17,7 @@ from orchestrator.plan.visible import visible
 
 BOUND_VARIABLE = "LAB_CACHE_GIB"
 _NOTES = {
-    "accelerator": "whether this machine has a usable KVM",
+    "accelerator": "what QEMU can do on this machine",
     "apt": "indexes of the releases",
     "durations": "how long scenarios took",
     "frozen": "guests that stand still (LAB_FROZEN_GIB)",

@@ -115,7 +115,7 @@ def open_session(
     guest_plan = GuestPlan(
         kernel=plan.name,
         release=ready.kernel.release,
-        spec=guest_spec(lab, ready.verdict),
+        spec=guest_spec(lab, ready),
         files=ready.files,
         timeouts=lab.file.timeouts,
         run_dir=run_dir,

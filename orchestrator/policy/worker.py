@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.adapters.accelerator import Verdict, ensure_verdict
+from orchestrator.adapters.board import ensure_board
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.freezer import Freezer, room_for_frozen
 from orchestrator.adapters.images import Image, ensure_image
@@ -34,7 +35,7 @@ from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
 from orchestrator.plan.paths import RunDir, guest_dir, tool_dir
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
-from orchestrator.plan.qemu import GuestSpec
+from orchestrator.plan.qemu import Board, GuestSpec
 from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.capacity import Slots
@@ -67,6 +68,7 @@ class Ready:
     files: BootFiles
     verdict: Verdict
     boot: BootKernel
+    board: Board
 
 
 def source_context(
@@ -145,15 +147,17 @@ def prepare(
     listener(Doing(plan.name, "looking for a usable accelerator"))
     # The answer is for every kernel. A bzImage asks more of an accelerator: its code starts in
     # real mode, and a vmlinux in protected mode, which both go through.
-    verdict = ensure_verdict(cache, replace(files, kernel_path=kernel.vmlinuz_path))
-    return Ready(kernel, image, files, verdict, boot)
+    board = ensure_board(cache)
+    verdict = ensure_verdict(cache, replace(files, kernel_path=kernel.vmlinuz_path), board)
+    return Ready(kernel, image, files, verdict, boot, board)
 
 
-def guest_spec(lab: Lab, verdict: Verdict) -> GuestSpec:
+def guest_spec(lab: Lab, ready: Ready) -> GuestSpec:
     """The virtual machine that the lab asks for."""
     guest = lab.file.guest
     return GuestSpec(
-        *(verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments, guest.without)
+        *(ready.verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments, guest.without),
+        board=ready.board,
     )
 
 
@@ -368,7 +372,7 @@ class Worker:
         plan = GuestPlan(
             kernel=self._plan.name,
             release=ready.kernel.release,
-            spec=guest_spec(self._lab, ready.verdict),
+            spec=guest_spec(self._lab, ready),
             files=ready.files,
             timeouts=self._lab.file.timeouts,
             run_dir=self._run_dir,

@@ -68,7 +68,7 @@ class Guests:
         return GuestPlan(
             kernel=self.kernel,
             release=self.ready.kernel.release,
-            spec=guest_spec(self._lab, self.ready.verdict),
+            spec=guest_spec(self._lab, self.ready),
             files=self.ready.files,
             timeouts=self._lab.file.timeouts,
             run_dir=RunDir(self._folder),

@@ -12,11 +12,15 @@ from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.plan.model import SparingArgument
 from orchestrator.plan.qemu import (
+    PC,
+    QUICK_FIRMWARE,
     SPARING_ARGUMENTS,
+    Board,
     Disk,
     GuestFds,
     GuestSpec,
     Memory,
+    choose_board,
     kernel_command_line,
     render_qemu_argv,
 )
@@ -92,6 +96,50 @@ def test_kvm_changes_the_accelerator_and_the_processor_alone() -> None:
     )
 
 
+# What QEMU 7.2 tells of it, cut to what is near what counts.
+Q35_HELP = """\
+pc-q35-7.2-machine options:
+  acpi=<OnOffAuto>       - Enable ACPI
+  graphics=<bool>        - Set on/off to enable/disable graphics emulation
+  i8042=<bool>
+  pit=<OnOffAuto>        - Enable i8254 PIT
+  sata=<bool>            - Enable/disable Serial ATA bus
+  smbus=<bool>           - Enable/disable system management bus
+  vmport=<OnOffAuto>     - Enable vmport (pc & q35)
+"""
+QUICK = Board("q35", ("graphics", "vmport", "sata", "smbus", "i8042"), QUICK_FIRMWARE)
+
+
+def test_a_q35_goes_without_what_no_guest_needs() -> None:
+    assert choose_board(Q35_HELP, has_quick_firmware=True) == QUICK
+    argv = shown(render_qemu_argv("/usr/bin/qemu", replace(TCG, board=QUICK), FDS))
+    assert argv == GOLDEN.replace(
+        "-machine pc,graphics=off,vmport=off",
+        "-machine q35,graphics=off,vmport=off,sata=off,smbus=off,i8042=off",
+    ).replace("-cpu max\n", "-cpu max\n-bios qboot.rom\n")
+
+
+def test_only_what_this_qemu_can_leave_out_is_left_out() -> None:
+    """QEMU 6.2 has no such property."""
+    told = Q35_HELP.replace("  i8042=<bool>\n", "")
+    board = choose_board(told, has_quick_firmware=False)
+    assert board == Board("q35", ("graphics", "vmport", "sata", "smbus"))
+    argv = render_qemu_argv("qemu", replace(TCG, board=board), FDS)
+    assert argv[argv.index("-machine") + 1] == "q35,graphics=off,vmport=off,sata=off,smbus=off"
+    assert "-bios" not in argv
+
+
+@pytest.mark.parametrize("told", ["", "qemu-system-x86_64: unsupported machine type"])
+def test_without_a_q35_it_is_a_pc(told: str) -> None:
+    assert choose_board(told, has_quick_firmware=True) == PC
+
+
+def test_under_kvm_the_firmware_is_qemus_own_choice() -> None:
+    argv = render_qemu_argv("qemu", replace(TCG, accelerator="kvm", board=QUICK), FDS)
+    assert "-bios" not in argv
+    assert argv[argv.index("-machine") + 1].startswith("q35,")
+
+
 def test_a_probe_has_no_network_and_no_disk() -> None:
     spec = GuestSpec("kvm", memory_mib=256, cpus=1, network=False)
     argv = render_qemu_argv("qemu", spec, replace(FDS, disks=()))
@@ -118,12 +166,19 @@ def test_disks_can_only_be_read() -> None:
     assert all("read-only=on" in block for block in blocks)
 
 
-def test_qemu_itself_takes_every_option() -> None:
+@pytest.mark.parametrize("quick", [False, True])
+def test_qemu_itself_takes_every_option(quick: bool) -> None:
     """All but the descriptors: QEMU must get as far as not finding those."""
     binary = shutil.which("qemu-system-x86_64")
     if binary is None:
         pytest.skip("no qemu-system-x86_64 here")
-    argv = (*render_qemu_argv(binary, TCG, FDS), "-S")
+    spec = TCG
+    if quick:
+        help_argv = (binary, "-machine", "q35,help")
+        told = process.run(help_argv, deadline=Deadline.after(20, "qemu")).stdout.decode()
+        spec = replace(TCG, board=choose_board(told, has_quick_firmware=False))
+        assert spec.board.machine == "q35"
+    argv = (*render_qemu_argv(binary, spec, FDS), "-S")
     done = process.run(argv, deadline=Deadline.after(20, "qemu"))
     assert done.status == 1
     said = done.stderr.decode()
