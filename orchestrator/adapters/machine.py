@@ -528,6 +528,7 @@ class Machine:
         if self._shell is not None:
             self._shell.close()
         self._stack.close()
+        self._port = None
 
 
 @contextlib.contextmanager
@@ -629,7 +630,7 @@ def _launch(
     binary = process.find_tool(QEMU)
     wall = _find_wall(binary)
     inside = None if wall is None else stack.enter_context(contextlib.closing(Inside()))
-    argv = (*_prefix(spec, wall, inside), *render_qemu_argv(binary, spec, fds))
+    argv = (*wall_prefix(spec, wall, inside), *render_qemu_argv(binary, spec, fds))
     (folder / "argv").write_text("".join(f"{part}\n" for part in argv))
     output = stack.enter_context((folder / "qemu.log").open("wb"))
     receiving, sending, *theirs = open_line()
@@ -713,6 +714,15 @@ def _bytes_left(sock: socket.socket, question: int) -> int:
     return count[0]
 
 
+def describe_wall() -> str:
+    """What stands around this host's QEMU, in words."""
+    try:
+        find_wall(process.find_tool(QEMU))
+    except HostError as error:
+        return f"QEMU has no namespaces of its own: {error.message}"
+    return "QEMU has namespaces of its own, without a network or files"
+
+
 def _find_wall(binary: str) -> Wall | None:
     """QEMU's namespaces; None where this host has none for it, which `lab doctor` explains."""
     try:
@@ -721,7 +731,7 @@ def _find_wall(binary: str) -> Wall | None:
         return None
 
 
-def _prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tuple[str, ...]:
+def wall_prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tuple[str, ...]:
     """What stands before QEMU's command: limits, privileges given up, death with the lab, and
     walls where there are some.
     """
@@ -739,7 +749,7 @@ def _identity(*, kvm: bool, walled: bool) -> tuple[str, ...]:
     used. bubblewrap gives up what others have.
     """
     root = os.geteuid() == 0
-    if root and (not kvm or _everyone_may_use_kvm()):
+    if root and (not kvm or everyone_may_use_kvm()):
         return unprivileged(os.stat(KVM).st_gid if kvm else None)
     if walled:
         return ()
@@ -748,7 +758,7 @@ def _identity(*, kvm: bool, walled: bool) -> tuple[str, ...]:
     return (*setpriv, *bounds, "--", *process.dying_with_parent())
 
 
-def _everyone_may_use_kvm() -> bool:
+def everyone_may_use_kvm() -> bool:
     """Whether a process that gave up root can still open ``/dev/kvm`` through its group."""
     info = os.stat(KVM)
     return bool(info.st_mode & stat.S_IWOTH) or (

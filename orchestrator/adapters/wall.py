@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -32,6 +33,8 @@ START_SECONDS = 30.0
 END_SECONDS = 5.0
 CONNECT_SECONDS = 30.0
 MAX_LINKS = 40
+# Threads of one QEMU. It has one for each of its guest's processors, and up to 64 for disks.
+MAX_TASKS = 512
 NS_GET_USERNS = 0xB701  # the user namespace that another namespace belongs to, ioctl_ns(2)
 LOADER_CACHE = "/etc/ld.so.cache"
 
@@ -199,6 +202,7 @@ class Inside:
             # The id is nobody else's as long as this is who has to collect it.
             if _parent_of(pid) == outer.pid:
                 self._pid, self._pidfd = pid, pidfd
+                _limit_tasks(pid)
 
     def end(self, outer: process.Child) -> None:
         """Kill it, and wait until all that it held is given up."""
@@ -209,6 +213,7 @@ class Inside:
         end = select.poll()
         end.register(self._pidfd, select.POLLIN)
         end.poll(END_SECONDS * 1000)
+        self._pidfd = None
         # It is bubblewrap that collects it.
         outer.wait(Deadline.after(END_SECONDS, "bubblewrap's end"))
 
@@ -273,6 +278,23 @@ def _read_pid(fd: int, deadline: Deadline) -> int | None:
         with contextlib.suppress(ValueError, KeyError):
             return int(json.loads(text)["child-pid"])
     return None
+
+
+def _limit_tasks(pid: int) -> None:
+    """Bound how many threads and processes there are in its user namespace.
+
+    Before Linux 5.14 (21d1c5e386bc, "Reimplement RLIMIT_NPROC on top of ucounts") those of the
+    same user everywhere are counted too; there it has no bound. Nor where the lab is root without
+    CAP_SYS_RESOURCE, as in many containers: limits of nobody's processes are not root's to set.
+    """
+    if kernel_version() >= (5, 14):
+        with contextlib.suppress(PermissionError):
+            resource.prlimit(pid, resource.RLIMIT_NPROC, (MAX_TASKS, MAX_TASKS))
+
+
+def kernel_version() -> tuple[int, ...]:
+    """Major and minor number of this machine's kernel."""
+    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
 def _parent_of(pid: int) -> int:

@@ -50,6 +50,10 @@ SPARING_ARGUMENTS: Mapping[str, str] = {
 }
 
 
+# What of the kernel QEMU may ask no more: its own sandbox.
+SECCOMP = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
 @dataclass(frozen=True)
 class Disk:
     """A raw image that the guest sees read-only as a virtio disk."""
@@ -140,7 +144,7 @@ def _machine(spec: GuestSpec, memory: Memory | None) -> tuple[str, ...]:
     cpu = "host" if spec.accelerator == "kvm" else "max"
     return (
         *("-nodefaults", "-no-user-config", "-display", "none"),
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-sandbox", SECCOMP),
         # -no-reboot: a guest that reboots ends QEMU, so that a lost kernel is never
         # mistaken for one that came back.
         *("-no-reboot", "-machine", machine, "-accel", accel, "-cpu", cpu),

@@ -77,7 +77,7 @@ def _files(shown: Shown, kvm: bool) -> Iterator[str]:
     yield from ("--proc", "/proc")
     if kvm:
         yield from ("--dev-bind", KVM, KVM)
-    yield from ("--remount-ro", "/")
+    yield from ("--remount-ro", "/proc", "--remount-ro", "/")
 
 
 def own_limits(memory_mib: int, *, file_bytes: int, files: int) -> Sequence[str]:
