@@ -100,7 +100,7 @@ class Box:
         for path in writable.values():
             _give(path)
         done = process.run((*walls, *argv), deadline=deadline, stdout_path=stdout_path, watch=watch)
-        if done.status != 0 and _is_bwraps(done.stderr):
+        if done.status != 0 and is_bwraps(done.stderr):
             self._tell_refusal(read_only, writable, cwd)
         return process.Completed(tuple(argv), done.status, done.stdout, done.stderr)
 
@@ -109,7 +109,7 @@ class Box:
         argv = (*self._walls({}, {}, {}, "/"), "/bin/true")
         done = process.run(argv, deadline=Deadline.after(PROBE_SECONDS, "a first box"))
         if done.status != 0:
-            raise _refused(done)
+            raise refused(done)
 
     def _walls(
         self,
@@ -182,7 +182,7 @@ class Box:
         argv = (*self._walls(read_only, writable, {}, cwd), "/bin/true")
         done = process.run(argv, deadline=Deadline.after(PROBE_SECONDS, "a first box"))
         if done.status != 0:
-            raise _refused(done)
+            raise refused(done)
 
 
 def _has_folder(root: Path, path: PurePosixPath) -> bool:
@@ -275,7 +275,7 @@ def _give(path: Path) -> None:
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
 
-def _is_bwraps(stderr: bytes) -> bool:
+def is_bwraps(stderr: bytes) -> bool:
     """Whether the output may be bubblewrap's own; a command can print the same."""
     return stderr.lstrip().startswith((b"bwrap: ", b"prlimit: ", b"box: "))
 
@@ -302,7 +302,8 @@ _OPENERS = (
 )
 
 
-def _refused(done: process.Completed) -> HostError:
+def refused(done: process.Completed) -> HostError:
+    """What is to be told where bubblewrap itself failed."""
     said = done.last_lines()[-500:] or f"status {done.status}"
     if any(text in said for text in _DENIED):
         return HostError(

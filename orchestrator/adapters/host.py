@@ -98,7 +98,20 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def limits(root: Path = ROOT) -> str:
-    """What the cgroups that this process is in allow: the least on the way to the top."""
+    """What the cgroups that this process is in allow, in words."""
+    least, version = cgroup_limits(root)
+    shown = ", ".join(
+        f"{name} {'unlimited' if value is None else f'{value:g}'}"
+        + (" MiB" if name == "memory" and value is not None else "")
+        for name, value in least.items()
+    )
+    return f"{shown} (cgroup {version})"
+
+
+def cgroup_limits(root: Path = ROOT) -> tuple[dict[str, float | None], str]:
+    """What the cgroups that this process is in allow: ``memory`` in MiB, ``processors`` and
+    ``processes``, each the least on the way to the top, None without one; and their version.
+    """
     groups = _own_groups(root)
     unified = root / "sys/fs/cgroup"
     found: dict[str, list[float]] = {"memory": [], "processors": [], "processes": []}
@@ -118,13 +131,7 @@ def limits(root: Path = ROOT) -> str:
             _note(found["processors"], read_line(folder / "cpu.cfs_quota_us"), float(period or 1))
         for folder in _up(unified / "pids", groups.get("pids", "/")):
             _note(found["processes"], read_line(folder / "pids.max"), 1)
-    words = {name: min(values, default=None) for name, values in found.items()}
-    shown = ", ".join(
-        f"{name} {'unlimited' if least is None else f'{least:g}'}"
-        + (" MiB" if name == "memory" and least is not None else "")
-        for name, least in words.items()
-    )
-    return f"{shown} (cgroup {version})"
+    return {name: min(values, default=None) for name, values in found.items()}, version
 
 
 def _note(values: list[float], text: str, unit: float) -> None:

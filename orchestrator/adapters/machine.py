@@ -25,17 +25,20 @@ from orchestrator.adapters.console import (
 )
 from orchestrator.adapters.initramfs import render_secrets
 from orchestrator.adapters.qmp import Qmp
+from orchestrator.adapters.relay import open_relay
 from orchestrator.adapters.ssh import (
     KeyPair,
     SshShell,
     SshStream,
     connect,
     connect_over,
+    dial_host,
     generate_key_pair,
     is_answering,
     resume_shell,
 )
 from orchestrator.adapters.sshstate import SshState
+from orchestrator.adapters.wall import Inside, Wall, find_wall, unprivileged
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
@@ -59,10 +62,12 @@ from orchestrator.plan.bootfailure import (
 )
 from orchestrator.plan.klog import Marker
 from orchestrator.plan.qemu import DIALLED, Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
+from orchestrator.plan.walls import KVM, own_limits
 
 QEMU = "qemu-system-x86_64"
-NOBODY = 65534
 QEMU_OWN_MIB = 4096  # what QEMU maps beside the guest's memory: code cache, stacks, libraries
+MAX_FILE_BYTES = 64 << 20
+MAX_FILES = 1024
 LAUNCH_SECONDS = 30.0
 REAP_SECONDS = 5.0
 # Between a QEMU that does not talk any more and the end of its console.
@@ -142,7 +147,11 @@ class Machine:
         output_path: Path,
         origin: Frozen | None = None,
         state: int | None = None,
+        inside: Inside | None = None,
     ) -> None:
+        self._stack = contextlib.ExitStack()
+        self._inside = inside
+        self._port: int | None = None
         self._line = line
         self._origin = origin
         self._state = state
@@ -280,7 +289,19 @@ class Machine:
         time.sleep(REST_SECONDS)  # for paramiko's thread, to be through with the last of it
 
     def ssh_port(self) -> int:
-        """Where the guest's SSH is on 127.0.0.1. Raises ``MachineError``."""
+        """Where the guest's SSH is on 127.0.0.1, for any program of this machine, until the guest
+        is closed. Raises ``MachineError``.
+        """
+        if self._port is None:
+            port = self._forwarded_port()
+            if self._inside is not None:
+                dial = partial(self._inside.connect, port, LAUNCH_SECONDS)
+                port = self._stack.enter_context(open_relay(dial))
+            self._port = port
+        return self._port
+
+    def _forwarded_port(self) -> int:
+        """The same, in QEMU's own network."""
         deadline = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
         return self._qmp.forwarded_port(deadline)
 
@@ -301,10 +322,16 @@ class Machine:
                 ) from error
             self._qmp.serve_gdb(listener.fileno(), deadline)
 
+    def _dial(self, port: int, seconds: float) -> socket.socket:
+        return (dial_host if self._inside is None else self._inside.connect)(port, seconds)
+
     def _connect(self, deadline: Deadline, user_key: KeyPair, host_key: KeyPair) -> None:
         try:
-            port = self.ssh_port()
-            self._shell = connect(port, user_key, host_key, deadline, check_guest=self.check_alive)
+            self._shell = connect(
+                *(self._forwarded_port(), user_key, host_key, deadline),
+                check_guest=self.check_alive,
+                dial=self._dial,
+            )
         except MachineError:
             self._check_soon()  # how the guest ended says more than how that was noticed
             raise
@@ -419,7 +446,7 @@ class Machine:
     def _asks_for_ssh(self) -> bool:
         with contextlib.suppress(MachineError):
             asking = Deadline.after(ASK_SECONDS, "asking for SSH")
-            return is_answering(self._qmp.forwarded_port(asking), asking)
+            return is_answering(self._qmp.forwarded_port(asking), asking, dial=self._dial)
         return False
 
     def reboot(self, deadline: Deadline) -> bool:
@@ -501,6 +528,8 @@ class Machine:
     def _how_it_ended(self) -> str:
         output = self._output()
         status = self._child.status
+        if self._inside is not None and status is not None and status > 128:
+            status = 128 - status  # bubblewrap tells of a signal as shells do
         how = "it powered off or rebooted" if status == 0 else f"QEMU's status is {status}"
         if self.log.flooded:
             how = f"its console said more than {MAX_LOG_BYTES >> 20} MiB, and nobody reads on"
@@ -515,6 +544,8 @@ class Machine:
         """Close the ways in. QEMU itself ends with ``start_machine``'s context."""
         if self._shell is not None:
             self._shell.close()
+        self._stack.close()
+        self._port = None
 
 
 @contextlib.contextmanager
@@ -613,7 +644,10 @@ def _launch(
 ) -> Machine:
     """QEMU, started within our walls, with somebody at each of its lines."""
     folder.mkdir(parents=True, exist_ok=True)
-    argv = (*_wall(spec), *render_qemu_argv(process.find_tool(QEMU), spec, fds))
+    binary = process.find_tool(QEMU)
+    wall = _find_wall(binary)
+    inside = None if wall is None else stack.enter_context(contextlib.closing(Inside()))
+    argv = (*wall_prefix(spec, wall, inside), *render_qemu_argv(binary, spec, fds))
     (folder / "argv").write_text("".join(f"{part}\n" for part in argv))
     output = stack.enter_context((folder / "qemu.log").open("wb"))
     receiving, sending, *theirs = open_line()
@@ -624,10 +658,13 @@ def _launch(
                 argv,
                 output=output,
                 talk=(theirs[0], theirs[1]),
-                pass_fds=fds.numbers,
+                pass_fds=(*fds.numbers, *(() if inside is None else (inside.info,))),
                 cwd=Path("/"),
             )
         )
+        if inside is not None:
+            stack.callback(inside.end, child)
+            inside.find(child)
     finally:
         # Else our copies would keep the lines open after QEMU's death.
         for fd in theirs:
@@ -649,6 +686,7 @@ def _launch(
         output_path=folder / "qemu.log",
         origin=origin,
         state=state,
+        inside=inside,
     )
     stack.callback(machine.close)
     return machine
@@ -693,33 +731,53 @@ def _bytes_left(sock: socket.socket, question: int) -> int:
     return count[0]
 
 
-def _wall(spec: GuestSpec) -> tuple[str, ...]:
-    """What stands before QEMU's command: limits, privileges given up, death with the lab."""
-    memory = (spec.memory_mib + QEMU_OWN_MIB) << 20
-    limits = (f"--as={memory}", "--core=0", f"--fsize={64 << 20}", "--nofile=1024")
+def describe_wall() -> str:
+    """What stands around this host's QEMU, in words."""
+    try:
+        find_wall(process.find_tool(QEMU))
+    except HostError as error:
+        return f"QEMU has no namespaces of its own: {error.message}"
+    return "QEMU has namespaces of its own, without a network or files"
+
+
+def _find_wall(binary: str) -> Wall | None:
+    """QEMU's namespaces; None where this host has none for it, which `lab doctor` explains."""
+    try:
+        return find_wall(binary)
+    except HostError:
+        return None
+
+
+def wall_prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tuple[str, ...]:
+    """What stands before QEMU's command: limits, privileges given up, death with the lab, and
+    walls where there are some.
+    """
+    limits = own_limits(spec.memory_mib + QEMU_OWN_MIB, file_bytes=MAX_FILE_BYTES, files=MAX_FILES)
+    kvm = spec.accelerator == "kvm"
     return (
         *(process.find_tool("prlimit"), *limits, "--"),
-        *(process.find_tool("setpriv"), "--no-new-privs", "--inh-caps=-all"),
-        *_identity(spec),
-        "--",
-        *process.dying_with_parent(),
+        *_identity(kvm=kvm, walled=wall is not None),
+        *(() if wall is None or inside is None else wall.render(kvm=kvm, info=inside.info)),
     )
 
 
-def _identity(spec: GuestSpec) -> tuple[str, ...]:
-    """Whom setpriv(1) makes of root: nobody, who may still open ``/dev/kvm`` where it is used."""
-    if os.geteuid() != 0:
+def _identity(*, kvm: bool, walled: bool) -> tuple[str, ...]:
+    """What gives up privileges: root becomes nobody, who may still open ``/dev/kvm`` where it is
+    used. bubblewrap gives up what others have.
+    """
+    root = os.geteuid() == 0
+    if root and (not kvm or everyone_may_use_kvm()):
+        return unprivileged(os.stat(KVM).st_gid if kvm else None)
+    if walled:
         return ()
-    kvm = spec.accelerator == "kvm"
-    if kvm and not _everyone_may_use_kvm():
-        return ("--bounding-set=-all",)
-    groups = f"--groups={os.stat('/dev/kvm').st_gid}" if kvm else "--clear-groups"
-    return ("--bounding-set=-all", f"--reuid={NOBODY}", f"--regid={NOBODY}", groups)
+    bounds = ("--bounding-set=-all",) if root else ()
+    setpriv = (process.find_tool("setpriv"), "--no-new-privs", "--inh-caps=-all")
+    return (*setpriv, *bounds, "--", *process.dying_with_parent())
 
 
-def _everyone_may_use_kvm() -> bool:
+def everyone_may_use_kvm() -> bool:
     """Whether a process that gave up root can still open ``/dev/kvm`` through its group."""
-    info = os.stat("/dev/kvm")
+    info = os.stat(KVM)
     return bool(info.st_mode & stat.S_IWOTH) or (
         info.st_gid != 0 and bool(info.st_mode & stat.S_IWGRP)
     )

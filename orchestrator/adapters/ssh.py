@@ -375,6 +375,11 @@ def _close_quietly(channel: paramiko.Channel) -> None:
         channel.close()
 
 
+def dial_host(port: int, seconds: float) -> socket.socket:
+    """A connection to ``port`` on 127.0.0.1 of this machine. Raises ``OSError``."""
+    return socket.create_connection(("127.0.0.1", port), timeout=seconds)
+
+
 def connect(
     port: int,
     user_key: KeyPair,
@@ -382,39 +387,39 @@ def connect(
     deadline: Deadline,
     *,
     check_guest: Callable[[], None] = process.check_stopping,
+    dial: Callable[[int, float], socket.socket] = dial_host,
 ) -> SshShell:
     """Connect to the guest's SSH server on 127.0.0.1; tries again until the deadline.
 
-    Raises ``ConnectError`` with the last failure, at once if the host key is not ours or
-    ours is refused, and whatever ``check_guest`` raises between two tries.
+    ``dial`` opens the connection, where the port is in another network than ours. Raises
+    ``ConnectError`` with the last failure, at once if the host key is not ours or ours is
+    refused, and whatever ``check_guest`` raises between two tries.
     """
     last: Exception | None = None
     while not deadline.passed:
         check_guest()
         try:
-            return _connect_once(port, user_key, host_key, deadline)
+            sock = dial(port, deadline.within(10))
+            return _shake_hands(paramiko.Transport(sock), user_key, host_key, deadline)
         except (paramiko.SSHException, OSError, EOFError) as error:
             last = error
             time.sleep(RETRY_SECONDS)
     raise ConnectError(f"no SSH from the guest: {deadline}; last: {last or 'nothing tried'}")
 
 
-def is_answering(port: int, deadline: Deadline) -> bool:
+def is_answering(
+    port: int, deadline: Deadline, *, dial: Callable[[int, float], socket.socket] = dial_host
+) -> bool:
     """Whether something on 127.0.0.1 greets as SSH servers do, by the deadline.
 
     That QEMU takes the connection says nothing: it does so before the guest has a word.
     """
     try:
-        address = ("127.0.0.1", port)
-        with socket.create_connection(address, timeout=deadline.left or 0.001) as sock:
+        with dial(port, deadline.left or 0.001) as sock:
+            sock.settimeout(deadline.left or 0.001)
             return sock.recv(4, socket.MSG_WAITALL) == b"SSH-"
     except OSError:
         return False
-
-
-def _connect_once(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Deadline) -> SshShell:
-    sock = socket.create_connection(("127.0.0.1", port), timeout=deadline.within(10))
-    return _shake_hands(paramiko.Transport(sock), user_key, host_key, deadline)
 
 
 def connect_over(

@@ -113,6 +113,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--update", action="store_true", help="look for newer kernels than those last used"
     )
     run.add_argument("--offline", action="store_true", help="use what is cached, and no network")
+    run.add_argument(
+        "--require-sandbox", action="store_true", help="refuse to run where one of its walls lacks"
+    )
+    run.add_argument(
+        "--scope", action="store_true", help="have systemd bound what all guests take together"
+    )
     run.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
     _add_results(run)
     run.set_defaults(command=_run)
@@ -405,9 +411,12 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from orchestrator.adapters.cgroup import enter_scope
     from orchestrator.doors.planning import forget, require_unlocked
     from orchestrator.plan.plan import render_plan
 
+    if arguments.scope and not arguments.dry_run:
+        enter_scope((sys.executable, *sys.orig_argv[1:]))
     lab = _load_lab(arguments.lab)
     cache = _open_cache(arguments)
     if arguments.resume is not None:
@@ -459,7 +468,7 @@ def _play(
     from orchestrator.policy.resuming import holding, left_of
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
-    require_host()
+    require_host(sandbox=arguments.require_sandbox)
     bound = cache_bound()  # a word that is no number is told before the run, not after it
     run_dir = resumed or create_run_dir(_results_dir(plan.lab.path, arguments), new_run_id())
     shown = left_of(plan, earlier) if earlier else plan

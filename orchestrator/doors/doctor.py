@@ -18,6 +18,7 @@ from orchestrator.adapters.accelerator import KVM, cached_verdict, qemu_version,
 from orchestrator.adapters.apt import DEBIAN_KEYRING, HOST_KEYRINGS
 from orchestrator.adapters.cache import Cache, default_cache_dir
 from orchestrator.adapters.host import tool_version
+from orchestrator.adapters.sandbox import require_sandbox, see_walls
 from orchestrator.doors.facts import collect_facts, collect_network, lab_version, private
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import EXIT_BROKEN, EXIT_PASSED, HostError
@@ -28,6 +29,7 @@ System = Literal["debian", "fedora", "arch"]
 CACHE_GIB_WANTED = 4
 MEMORY_MIB_WANTED = 1536
 COLUMNS = 80
+SANDBOX_VARIABLE = "LAB_REQUIRE_SANDBOX"
 
 INSTALL: dict[System, str] = {
     "debian": "apt-get install --no-install-recommends",
@@ -137,27 +139,40 @@ def check_host(*, versions: bool = False) -> tuple[Check, ...]:
     )
 
 
-def require_host() -> None:
-    """Raise ``HostError`` for the first thing that the lab cannot work without."""
+def require_host(*, sandbox: bool = False) -> None:
+    """Raise ``HostError`` for the first thing that the lab cannot work without.
+
+    With ``sandbox``, or where ``LAB_REQUIRE_SANDBOX`` says so, a missing wall is one.
+    """
     lacking = [check for check in check_host() if not check.well and check.needed]
     if lacking:
         first = lacking[0]
         more = f" (and {len(lacking) - 1} more: `lab doctor`)" if len(lacking) > 1 else ""
         raise HostError(f"{first.name}: {first.found}{more}", hint=first.mend)
+    if sandbox or os.environ.get(SANDBOX_VARIABLE, "0") not in ("", "0"):
+        require_sandbox(Cache(default_cache_dir()))
+
+
+def check_walls() -> tuple[Check, ...]:
+    """The walls of the sandbox: all are tried, which starts QEMU and bubblewrap, and no guest."""
+    return tuple(
+        Check(wall.name, wall.stands, wall.found, wall.mend, needed=False)
+        for wall in see_walls(Cache(default_cache_dir()))
+    )
 
 
 def report(
     lab_path: Path = Path("lab.yaml"), *, network: bool = False, as_json: bool = False
 ) -> int:
     """Print every check and what a bug report needs beside them; the exit status."""
-    checks = check_host(versions=True)
+    checks, walls = check_host(versions=True), check_walls()
     facts = collect_facts(lab_path)
     reached = collect_network(Cache(default_cache_dir())) if network else {}
     lacking = sum(not check.well and check.needed for check in checks)
     if as_json:
-        _print_json(checks, facts, reached, able=not lacking)
+        _print_json(checks, walls, facts, reached, able=not lacking)
     else:
-        _print_text(checks, facts, reached)
+        _print_text(checks, walls, facts, reached)
         if lacking:
             print(f"{lacking} of these must be mended before `lab run` can work.")
         else:
@@ -166,7 +181,10 @@ def report(
 
 
 def _print_text(
-    checks: tuple[Check, ...], facts: Mapping[str, str], reached: Mapping[str, str]
+    checks: tuple[Check, ...],
+    walls: tuple[Check, ...],
+    facts: Mapping[str, str],
+    reached: Mapping[str, str],
 ) -> None:
     print(f"{lab_version()}, Python {platform.python_version()}")
     for title, values in (("this machine:", facts), ("network:", reached)):
@@ -175,7 +193,12 @@ def _print_text(
         width = max(map(len, values), default=0)
         for name, found in values.items():
             print(*_wrapped(f"  {name:<{width}}  ", found), sep="\n")
-    print("checks:")
+    for title, looked_at in (("checks:", checks), ("walls of the sandbox:", walls)):
+        print(title)
+        _print_checks(looked_at)
+
+
+def _print_checks(checks: tuple[Check, ...]) -> None:
     for check in checks:
         sign = "ok " if check.well else ("NO " if check.needed else "-- ")
         print(*_wrapped(f"  {sign} {check.name:<20} ", private(check.found)), sep="\n")
@@ -193,7 +216,12 @@ def _wrapped(head: str, text: str) -> Iterator[str]:
 
 
 def _print_json(
-    checks: tuple[Check, ...], facts: Mapping[str, str], reached: Mapping[str, str], *, able: bool
+    checks: tuple[Check, ...],
+    walls: tuple[Check, ...],
+    facts: Mapping[str, str],
+    reached: Mapping[str, str],
+    *,
+    able: bool,
 ) -> None:
     value = {
         "lab": lab_version().removeprefix("lab "),
@@ -202,6 +230,7 @@ def _print_json(
         "facts": facts,
         "network": reached,
         "checks": [{**asdict(check), "found": private(check.found)} for check in checks],
+        "walls": [{**asdict(wall), "found": private(wall.found)} for wall in walls],
     }
     print(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -24,7 +24,7 @@ COUNT_SECONDS = 2.0
 REACH_SECONDS = 10.0
 MAX_ARCHIVES = 12
 # Whose value says nothing of anybody, and changes what the lab does.
-PLAIN_VARIABLES = ("LAB_ACCEL", "LAB_FROZEN_GIB")
+PLAIN_VARIABLES = ("LAB_ACCEL", "LAB_FROZEN_GIB", "LAB_REQUIRE_SANDBOX")
 PRIVATE_VARIABLES = ("LAB_KERNEL_ORG", "LAB_SNAPSHOT", "LAB_PATHS")
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
 

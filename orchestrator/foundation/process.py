@@ -335,6 +335,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     watch: Callable[[], None] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run a tool to its end and return what it gave, whatever its status.
 
@@ -354,6 +355,7 @@ def run(
                 stdin=stdin,
                 stdout=stdout,
                 stderr=subprocess.PIPE,
+                pass_fds=tuple(pass_fds),
                 cwd=cwd,
                 env=_tool_environment(env),
                 start_new_session=True,

@@ -320,6 +320,8 @@ class RunResult:
     revision: Revision = Revision()
     inputs: tuple[RunInput, ...] = ()
     """What has to be the same for the run to be resumed."""
+    sandbox: str = ""
+    """What stood around QEMU."""
 
     @property
     def cells(self) -> tuple[CellResult, ...]:

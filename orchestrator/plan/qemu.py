@@ -83,6 +83,10 @@ def choose_board(told: str, *, has_quick_firmware: bool) -> Board:
     return Board("q35", without, QUICK_FIRMWARE if has_quick_firmware else None)
 
 
+# What of the kernel QEMU may ask no more: its own sandbox.
+SECCOMP = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
 @dataclass(frozen=True)
 class Disk:
     """A raw image that the guest sees read-only as a virtio disk."""
@@ -175,7 +179,7 @@ def _machine(spec: GuestSpec, memory: Memory | None) -> tuple[str, ...]:
     cpu = "host" if spec.accelerator == "kvm" else "max"
     return (
         *("-nodefaults", "-no-user-config", "-display", "none"),
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-sandbox", SECCOMP),
         # -no-reboot: a guest that reboots ends QEMU, so that a lost kernel is never
         # mistaken for one that came back.
         *("-no-reboot", "-machine", machine, "-accel", accel, "-cpu", cpu),

@@ -17,6 +17,7 @@ from orchestrator import __version__
 from orchestrator.adapters.accelerator import qemu_version
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.git import find_revision
+from orchestrator.adapters.machine import describe_wall
 from orchestrator.foundation import process
 from orchestrator.plan.allowing import judge_allowances
 from orchestrator.plan.outcome import KernelResult, Revision, RunInput, RunResult
@@ -134,6 +135,7 @@ class Run:
         self._started_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._revision = Revision()
         self._inputs: tuple[RunInput, ...] = ()
+        self._sandbox = ""
         self._kernels: dict[str, KernelResult] = {}
         self._earlier = {kernel.name: kernel for kernel in earlier.kernels} if earlier else {}
         self._cells = {name: list(kernel.cells) for name, kernel in self._earlier.items()}
@@ -148,7 +150,7 @@ class Run:
 
         What is judged is on disk at once. Raises ``HostError`` if reports cannot be written.
         """
-        qemu = qemu_version()
+        qemu, self._sandbox = qemu_version(), describe_wall()
         self._revision = find_revision(self._plan.lab.path.parent)
         self._inputs = find_inputs(self._plan)
         workers = [self._worker(number) for number in range(len(self._plan.kernels))]
@@ -272,5 +274,6 @@ class Run:
             scenarios=scenario_places(self._plan),
             folders=folder_places(self._plan),
             revision=self._revision,
+            sandbox=self._sandbox,
             inputs=with_kernels(self._inputs, (worker.plan for worker in workers)),
         )

@@ -106,7 +106,13 @@ def processor_seconds(pid: int) -> float:
 
 
 def qemus_of(parent: int) -> Iterator[int]:
-    """The QEMUs that a process has started and that run."""
+    """The QEMUs that a process has started and that run; those within walls, too."""
+    yield from _children_of(parent, "(qemu-system")
+    for wall in _children_of(parent, "(bwrap"):
+        yield from _children_of(wall, "(qemu-system")
+
+
+def _children_of(parent: int, command: str) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
@@ -114,7 +120,7 @@ def qemus_of(parent: int) -> Iterator[int]:
             name, fields = entry.joinpath("stat").read_text().rsplit(")", 1)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
-        if int(fields.split()[1]) == parent and "(qemu-system" in name:
+        if int(fields.split()[1]) == parent and command in name:
             yield int(entry.name)
 
 

@@ -71,6 +71,8 @@ def _head(result: RunResult) -> Iterator[str]:
         f"accelerator {result.accelerator} ({result.accelerator_reason}), "
         f"QEMU {result.qemu_version}"
     )
+    if result.sandbox:
+        yield visible(f"sandbox: {result.sandbox}")
 
 
 def _matrix(result: RunResult) -> Iterator[str]:

@@ -151,6 +151,8 @@ def _head(result: RunResult) -> Iterator[str]:
         "QEMU": result.qemu_version,
         "lab": result.lab_version,
     }
+    if result.sandbox:
+        facts["sandbox"] = result.sandbox
     if result.revision.name:
         facts["revision"] = f"{result.revision.name[:12]}{' and changes' * result.revision.dirty}"
     for name, value in facts.items():

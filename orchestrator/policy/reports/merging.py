@@ -55,6 +55,7 @@ def merge_results(results: Sequence[RunResult]) -> RunResult:
         accelerator=_both(results, "accelerator"),
         accelerator_reason=_both(results, "accelerator_reason"),
         qemu_version=_both(results, "qemu_version"),
+        sandbox=_both(results, "sandbox"),
         interrupted=any(result.interrupted for result in results),
         kernels=tuple(_merge_kernel(name, results) for name in kernels),
         allow=_merge_allow(results),

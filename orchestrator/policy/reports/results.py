@@ -63,6 +63,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "accelerator": result.accelerator,
         "accelerator_reason": result.accelerator_reason,
         "qemu_version": result.qemu_version,
+        "sandbox": result.sandbox,
         "interrupted": result.interrupted,
         "exit_status": verdict.exit_status,
         "verdict": verdict.message,
