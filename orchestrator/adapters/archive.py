@@ -51,26 +51,8 @@ def read_plain_files(archive: bytes) -> Iterator[PlainFile]:
     threads go on), or end in ``RecursionError`` (headers that stand for the next; 3.11 to 3.13).
     Raises ``ArchiveError`` where it stops being an archive, after the files before that.
     """
-    if not archive:
-        raise ArchiveError("it is empty")
-    offset, name, is_plain = 0, None, True
-    while offset < len(archive):
-        header = archive[offset : offset + _BLOCK]
-        if header == bytes(_BLOCK):
-            return
-        _check_header(header, offset)
-        kind = header[156:157]
-        size = 0 if kind in _BARE else _size_in(header, offset)
-        offset += _BLOCK
-        if kind == _SPARSE:
-            offset = _behind_map(archive, header, offset)
-        if kind in (_LONG_NAME, _PAX) and size > _MAX_ABOUT:
-            raise ArchiveError(f"there are {size} bytes about the file at {offset}")
-        end = offset + -(-size // _BLOCK) * _BLOCK
-        if end > len(archive):
-            raise ArchiveError(f"it ends within a file, of which it has {len(archive) - offset}")
-        content = archive[offset : offset + size]
-        offset = end
+    name, is_plain = None, True
+    for header, kind, content in _members(archive):
         if kind == _LONG_NAME:
             name = content.partition(b"\0")[0]
         elif kind == _PAX:
@@ -82,6 +64,30 @@ def read_plain_files(archive: bytes) -> Iterator[PlainFile]:
             if kind in _PLAIN and is_plain and not is_folder:
                 yield PlainFile(stored.decode("utf-8", "surrogateescape"), content)
             name, is_plain = None, True
+
+
+def _members(archive: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """All that is in it: the header, its kind, and what stands behind it."""
+    if not archive:
+        raise ArchiveError("it is empty")
+    offset = 0
+    while offset < len(archive):
+        header = archive[offset : offset + _BLOCK]
+        if header == bytes(_BLOCK):
+            return
+        _check_header(header, offset)
+        kind = header[156:157]
+        size = 0 if kind in _BARE else _size_in(header, offset)
+        if kind in (_LONG_NAME, _PAX) and size > _MAX_ABOUT:
+            raise ArchiveError(f"there are {size} bytes about the file at {offset}")
+        offset += _BLOCK
+        if kind == _SPARSE:
+            offset = _behind_map(archive, header, offset)
+        end = offset + -(-size // _BLOCK) * _BLOCK
+        if end > len(archive):
+            raise ArchiveError(f"it ends within a file, of which it has {len(archive) - offset}")
+        yield header, kind, archive[offset : offset + size]
+        offset = end
 
 
 def _check_header(header: bytes, offset: int) -> None:
