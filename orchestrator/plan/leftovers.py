@@ -24,6 +24,8 @@ SYSCTL = "/proc/sys"
 """The folder that it lists last."""
 MAX_NAMED = 3
 MAX_NAME = 120
+# Of a number of 64 bits; int() refuses 5000 digits.
+_MAX_DIGITS = 20
 _MODULES = "/sys/module"
 _SLABS = "/sys/kernel/slab/"
 # Terminals, the memory of virtual ones, and shared memory come and go with processes.
@@ -69,7 +71,7 @@ def parse_names(data: bytes) -> Names | None:
     them all, then the kernel's lists, each with a zero byte behind it.
     """
     taint, newline, rest = data.partition(b"\n")
-    if not (newline and taint.isdigit() and taint.isascii()):
+    if not (newline and taint.isdigit() and len(taint) <= _MAX_DIGITS):
         return None
     listed, end, rest = rest.partition(b"\0\0")
     *texts, _ = rest.split(b"\0")  # the last is empty, or was cut off
