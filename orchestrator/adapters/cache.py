@@ -26,6 +26,7 @@ from pathlib import Path
 from orchestrator.adapters.treehash import TreeHash, hash_tree
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError, SourceError
+from orchestrator.plan.visible import visible
 
 LOCK_POLL_SECONDS = 0.2
 FULL_BYTES = 1 << 20
@@ -309,6 +310,21 @@ def remove_tree(path: Path) -> None:
             function(name)
 
     shutil.rmtree(path, onerror=retry) if path.exists() else None
+
+
+REPAIR = "`lab cache verify --repair` removes what is damaged; the next run makes it anew"
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Read what an entry says of itself. Raises ``HostError`` for what is no more what was
+    written: a disk, or somebody, changed it.
+    """
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        raise HostError(f"{folder} is damaged: {visible(str(told))}", hint=REPAIR) from error
 
 
 CACHE_ELSEWHERE = "LAB_CACHE=/some/folder puts the cache elsewhere"
