@@ -76,6 +76,10 @@ check: setup host-for-tests ## all that needs no guest: style, types, layers, un
 test: setup host-for-tests ## everything, with real guests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: hostile
+hostile: setup host-for-tests ## attack the lab: guests, builds and labs that mean ill (docs/security.md)
+	$(BIN)/python -m pytest tests/hostile $(ARGS)
+
 .PHONY: nightly
 nightly: setup host-for-tests ## the whole matrix of kernels, and the tests that take long (hours without KVM)
 	@$(BIN)/lab run --kernel nightly $(ARGS)

@@ -106,7 +106,7 @@ class Agent:
             self.close()
             raise MachineError(f"{error.message}: {order.shown}") from error
         name = (
-            signal.Signals(os.WTERMSIG(status)).name
+            _name_of(os.WTERMSIG(status))
             if os.WIFSIGNALED(status)
             else signal_name(os.WEXITSTATUS(status))
         )
@@ -132,7 +132,7 @@ class Agent:
             elif kind == b"e":
                 output.keep(output.stderr, piece)
             elif kind == b"x" and size == 4:
-                return int.from_bytes(piece, "little")
+                return _status_of(int.from_bytes(piece, "little"))
             elif kind == b"f":
                 text = piece.decode(errors="backslashreplace")
                 raise MachineError(f"the guest's agent failed ({text})")
@@ -145,6 +145,21 @@ class Agent:
         taken = bytes(self._pending[:size])
         del self._pending[:size]
         return taken
+
+
+def _status_of(status: int) -> int:
+    """What waitpid(2) gave for a process that ended. ``MachineError`` for what it never gives."""
+    if status > 0xFFFF or not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+        raise MachineError(f"the guest's agent says that a command ended with {status:#x}")
+    return status
+
+
+def _name_of(number: int) -> str:
+    """A signal's name; those of real time have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class _Output:

@@ -23,6 +23,7 @@ from typing import Protocol
 import paramiko
 from paramiko.message import Message
 
+from orchestrator.adapters.sshbounds import BoundedPacketizer, bound_channel
 from orchestrator.adapters.sshstate import SshState, capture, make_recorded, resume
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
@@ -33,6 +34,7 @@ from orchestrator.foundation.errors import (
     LabError,
 )
 from orchestrator.plan.outcome import CommandResult
+from orchestrator.plan.visible import clip, visible
 
 MAX_OUTPUT = 4 << 20
 RETRY_SECONDS = 0.1
@@ -353,6 +355,7 @@ class SshShell:
         process.check_stopping()
         try:
             channel = self._transport.open_session(timeout=max(1.0, deadline.left))
+            bound_channel(channel)
             # Waiting for the guest's answer has no deadline in paramiko; closing ends it.
             giving_up = threading.Timer(deadline.left, _close_quietly, (channel,))
             giving_up.start()
@@ -360,7 +363,7 @@ class SshShell:
                 channel.exec_command(command)  # root's shell is sh, see images/guest/rc
             finally:
                 giving_up.cancel()
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except Exception as error:  # of any kind, see _shake_hands
             process.check_stopping()
             if deadline.passed and self._transport.is_active():
                 raise CommandTimeoutError(
@@ -396,7 +399,8 @@ def connect(
         except (paramiko.SSHException, OSError, EOFError) as error:
             last = error
             time.sleep(RETRY_SECONDS)
-    raise ConnectError(f"no SSH from the guest: {deadline}; last: {last or 'nothing tried'}")
+    said = clip(visible(str(last or "nothing tried")), 300)
+    raise ConnectError(f"no SSH from the guest: {deadline}; last: {said}")
 
 
 def is_answering(port: int, deadline: Deadline) -> bool:
@@ -414,7 +418,8 @@ def is_answering(port: int, deadline: Deadline) -> bool:
 
 def _connect_once(port: int, user_key: KeyPair, host_key: KeyPair, deadline: Deadline) -> SshShell:
     sock = socket.create_connection(("127.0.0.1", port), timeout=deadline.within(10))
-    return _shake_hands(paramiko.Transport(sock), user_key, host_key, deadline)
+    transport = paramiko.Transport(sock, packetizer_class=BoundedPacketizer)
+    return _shake_hands(transport, user_key, host_key, deadline)
 
 
 def connect_over(
@@ -427,7 +432,8 @@ def connect_over(
     try:
         return _shake_hands(make_recorded(sock), user_key, host_key, deadline)
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise ConnectError(f"no SSH from the guest: {error}") from error
+        said = clip(visible(str(error)), 300)
+        raise ConnectError(f"no SSH from the guest: {said}") from error
 
 
 def resume_shell(sock: socket.socket, state: SshState) -> tuple[SshShell, SshStream]:
@@ -447,19 +453,34 @@ def _shake_hands(
     transport.handshake_timeout = max(1.0, deadline.left)
     transport.auth_timeout = max(1.0, deadline.left)
     try:
-        transport.start_client(timeout=max(1.0, deadline.left))
-        if transport.get_remote_server_key() != host_key.private:
-            raise ConnectError("the guest's SSH server shows a host key that is not ours")
-        try:
-            transport.auth_publickey("root", user_key.private)
-        except paramiko.AuthenticationException as error:
-            if transport.is_active() and not deadline.passed:
-                raise ConnectError("the guest's SSH server refuses our key") from error
-            raise  # the connection ended, or the guest did not answer
+        _log_in(transport, user_key, host_key, deadline)
+    except (paramiko.SSHException, OSError, EOFError, ConnectError):
+        transport.close()
+        raise
+    except Exception as error:
+        # What paramiko's thread met in a server's packets comes to whoever waits for it, and can
+        # be anything: no text where text should be, a point on no curve, lengths beyond the end.
+        transport.close()
+        said = f"{type(error).__name__}: {error}"
+        raise paramiko.SSHException(f"a packet that is none ({said:.200})") from error
     except BaseException:
         transport.close()
         raise
     return SshShell(transport)
+
+
+def _log_in(
+    transport: paramiko.Transport, user_key: KeyPair, host_key: KeyPair, deadline: Deadline
+) -> None:
+    transport.start_client(timeout=max(1.0, deadline.left))
+    if transport.get_remote_server_key() != host_key.private:
+        raise ConnectError("the guest's SSH server shows a host key that is not ours")
+    try:
+        transport.auth_publickey("root", user_key.private)
+    except paramiko.AuthenticationException as error:
+        if transport.is_active() and not deadline.passed:
+            raise ConnectError("the guest's SSH server refuses our key") from error
+        raise  # the connection ended, or the guest did not answer
 
 
 def check(result: CommandResult, what: str, error: type[LabError] = LabError) -> CommandResult:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import paramiko
 
+from orchestrator.adapters.sshbounds import BoundedPacketizer, bound_channel
 from orchestrator.foundation.errors import ShellError
 
 CIPHER = "aes128-ctr"
@@ -89,7 +90,7 @@ class _Counted:
         return self._engine.update(data)
 
 
-class _RecordingPacketizer(paramiko.Packetizer):
+class _RecordingPacketizer(BoundedPacketizer):
     """One that knows how much went through it in each direction."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -280,6 +281,7 @@ class _ContinuedTransport(paramiko.Transport):
         channel._set_window(in_window, in_packet)
         channel._set_remote_channel(state.remote_channel, out_window, out_packet)
         channel.in_window_sofar = state.taken
+        bound_channel(channel)
         self.clear_to_send.set()
         self.active = True
         self.start()
