@@ -30,6 +30,10 @@ _SLABS = "/sys/kernel/slab/"
 _PROCESSES = ("/dev/pts/", "/dev/shm/", "/dev/vcs", "/sys/class/vc/")
 
 
+_MAX_DIGITS = 20
+"""Of 64 bits. Python refuses to read thousands, and a guest can write them."""
+
+
 @dataclass(frozen=True)
 class Leftover:
     """A name that stayed, and the folder or list that it is in."""
@@ -69,7 +73,7 @@ def parse_names(data: bytes) -> Names | None:
     them all, then the kernel's lists, each with a zero byte behind it.
     """
     taint, newline, rest = data.partition(b"\n")
-    if not (newline and taint.isdigit() and taint.isascii()):
+    if not (newline and taint.isdigit() and len(taint) <= _MAX_DIGITS):
         return None
     listed, end, rest = rest.partition(b"\0\0")
     *texts, _ = rest.split(b"\0")  # the last is empty, or was cut off

@@ -119,7 +119,7 @@ def _klog(data: bytes) -> None:
     found = find_findings(records)
     for finding in found:
         assert 0 <= finding.first <= finding.last
-        assert finding.headline.isprintable()
+        assert visible(finding.headline).isprintable()
     for record in records[:50]:
         parse_marker(record.text)
     whole = LineAssembler()
@@ -274,9 +274,10 @@ def _version(data: bytes) -> None:
 def _names_safe(data: bytes) -> None:
     text = decode(data)
     assert visible(text).isprintable()
-    found = safe_names(text.split("\n"))
+    found = safe_names(dict.fromkeys(text.split("\n")))
     assert len(set(found.values())) == len(found)
-    assert all("/" not in name and name not in ("", ".", "..") for name in found.values())
+    parts = [part for name in found.values() for part in name.split("/")]
+    assert all(part not in ("", ".", "..") and part.isprintable() for part in parts)
 
 
 # --- what a module's folder, or a kernel's source, holds -----------------------------------
@@ -300,7 +301,8 @@ def _buildfailure(data: bytes) -> None:
 
 def _kconfig(data: bytes) -> None:
     text = decode(data)
-    parse_config(text)
+    with contextlib.suppress(ValueError):
+        parse_config(text)
     parse_kconfig(text)
     parse_optional(text)
     join_localversions({"localversion": text})
