@@ -337,6 +337,7 @@ def disk_error(error: OSError, path: Path, elsewhere: str = CACHE_ELSEWHERE) -> 
         errno.EDQUOT: f"your quota there is used up; {elsewhere}",
         errno.EACCES: f"the folder must be writable; {elsewhere}",
         errno.EROFS: f"the file system is read-only; {elsewhere}",
+        errno.EMFILE: "`ulimit -n` says how many a process may open; `ulimit -n 1024` is enough",
     }
     where = error.filename or path
     return HostError(f"{where}: {error.strerror or error}", hint=hints.get(error.errno or 0, ""))
