@@ -56,8 +56,9 @@ class Freezer:
         folder = self._cache.find(KIND, key)
         if folder is None or not self._room:
             return None
-        try:
+        with contextlib.suppress(OSError):  # a cache that can only be read
             os.utime(folder)
+        try:
             about = json.loads((folder / "guest.json").read_text())
             state = (folder / "state").read_bytes()
             with (folder / "memory").open("rb") as file:
