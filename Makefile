@@ -80,6 +80,10 @@ test: setup host-for-tests ## everything, with real guests
 hostile: setup host-for-tests ## attack the lab: guests, builds and labs that mean ill (docs/security.md)
 	$(BIN)/python -m pytest tests/hostile $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## feed every parser with what nobody wrote (ARGS="klog --seconds 600"; --help says more)
+	@$(BIN)/python -m tests.hostile.fuzz $(ARGS)
+
 .PHONY: nightly
 nightly: setup host-for-tests ## the whole matrix of kernels, and the tests that take long (hours without KVM)
 	@$(BIN)/lab run --kernel nightly $(ARGS)

@@ -65,6 +65,8 @@ def ensure_verdict(cache: Cache, files: BootFiles, board: Board) -> Verdict:
     decided = without_probing()
     if decided is not None:
         return decided
+    if known := cached_verdict(cache):  # a cache that can only be read has no locks
+        return known
     with cache.lock("accelerator"):
         known = cached_verdict(cache)
         if known is None:

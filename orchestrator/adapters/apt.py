@@ -358,6 +358,8 @@ def _parse_package(text: str) -> Package | None:
     fields = dict(re.findall(r"^([A-Za-z0-9-]+): *(.*)$", text, re.MULTILINE))
     if not {"Package", "Version", "SHA256", "Size"} <= fields.keys():
         return None
+    if not re.fullmatch("[0-9]{1,18}", fields["Size"]):
+        return None
     depends = (
         re.split(r"[\s(:|]", alternative.strip(), maxsplit=1)[0]
         for alternative in fields.get("Depends", "").split(",")

@@ -26,6 +26,7 @@ from pathlib import Path
 from orchestrator.adapters.treehash import TreeHash, hash_tree
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError, SourceError
+from orchestrator.plan.visible import visible
 
 LOCK_POLL_SECONDS = 0.2
 FULL_BYTES = 1 << 20
@@ -311,6 +312,21 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, onerror=retry) if path.exists() else None
 
 
+REPAIR = "`lab cache verify --repair` removes what is damaged; the next run makes it anew"
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Read what an entry says of itself. Raises ``HostError`` for what is no more what was
+    written: a disk, or somebody, changed it.
+    """
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        raise HostError(f"{folder} is damaged: {visible(str(told))}", hint=REPAIR) from error
+
+
 CACHE_ELSEWHERE = "LAB_CACHE=/some/folder puts the cache elsewhere"
 
 
@@ -321,6 +337,7 @@ def disk_error(error: OSError, path: Path, elsewhere: str = CACHE_ELSEWHERE) -> 
         errno.EDQUOT: f"your quota there is used up; {elsewhere}",
         errno.EACCES: f"the folder must be writable; {elsewhere}",
         errno.EROFS: f"the file system is read-only; {elsewhere}",
+        errno.EMFILE: "`ulimit -n` says how many a process may open; `ulimit -n 1024` is enough",
     }
     where = error.filename or path
     return HostError(f"{where}: {error.strerror or error}", hint=hints.get(error.errno or 0, ""))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.adapters.apt import ensure_keyring, run_mmdebstrap
-from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room, write_json
+from orchestrator.adapters.cache import Cache, hash_of, reading, sha256_of, watch_room, write_json
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
@@ -125,13 +125,16 @@ def _compare(recipe: Recipe, locked: tuple[str, ...], found: tuple[str, ...]) ->
 
 
 def _read_image(folder: Path, recipe: Recipe) -> Image:
-    about = json.loads((folder / "image.json").read_text())
+    with reading(folder):
+        packages = json.loads((folder / "image.json").read_text())["packages"]
+        if not all(isinstance(each, str) for each in packages):
+            raise ValueError("a package is no text")
     return Image(
         key=folder.name,
         release=recipe.release,
         squashfs_path=folder / "image.squashfs",
         busybox_path=folder / "busybox",
-        packages=tuple(about["packages"]),
+        packages=tuple(packages),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import zstandard
 
-from orchestrator.adapters.cache import hash_of, sha256_of, write_json
+from orchestrator.adapters.cache import hash_of, reading, sha256_of, write_json
 from orchestrator.adapters.sources import SourceContext, source_of
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
@@ -123,6 +123,11 @@ def ensure_kernel(context: SourceContext, entry: KernelEntry, resolved: Resolved
         write_json(folder / "kernel.json", about)
 
     folder = context.cache.ensure("kernels", kernel_key(resolved), make)
+    with reading(folder):
+        return _read_kernel(folder, resolved)
+
+
+def _read_kernel(folder: Path, resolved: ResolvedKernel) -> Kernel:
     about = json.loads((folder / "kernel.json").read_text())
     modules = (folder / "boot-modules" / "order").read_text().split()
     return Kernel(
@@ -132,10 +137,16 @@ def ensure_kernel(context: SourceContext, entry: KernelEntry, resolved: Resolved
         config_path=folder / "config",
         layer_path=folder / "layer.squashfs",
         boot_modules=tuple(folder / "boot-modules" / name for name in modules),
-        vmlinuz_sha256=about["vmlinuz_sha256"],
-        config_sha256=about["config_sha256"],
-        compiler=about["compiler"],
+        vmlinuz_sha256=_text(about["vmlinuz_sha256"]),
+        config_sha256=_text(about["config_sha256"]),
+        compiler=_text(about["compiler"]),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
 
 
 def read_compiler(config_path: Path) -> str:

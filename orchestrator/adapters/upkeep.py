@@ -100,6 +100,15 @@ def check(cache: Cache, entry: CacheEntry) -> Check:
             return Check(State.DAMAGED, f"{error.filename or folder}: {error.strerror}")
 
 
+def find_damaged(cache: Cache, kind: str, key: str) -> str:
+    """What is wrong with an entry; nothing where it is whole, or has no hashes, or is being made.
+
+    Reads all of it. Raises ``HostError``.
+    """
+    found = check(cache, CacheEntry(kind, key, 0, 0.0, True))
+    return found.note if found.state is State.DAMAGED else ""
+
+
 def _check(cache: Cache, entry: CacheEntry, folder: Path) -> Check:
     recorded = cache.recorded_hash(entry.kind, entry.key)
     if recorded is None:

@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.foundation.errors import EXIT_INTERRUPTED, EXIT_PASSED, LabError, UsageError
+from orchestrator.foundation.errors import (
+    EXIT_BROKEN,
+    EXIT_INTERRUPTED,
+    EXIT_PASSED,
+    LabError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from orchestrator.adapters.cache import Cache
@@ -51,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _stop_printing()
         return EXIT_PASSED
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (told := _of_the_host(error)):
+            raise  # a defect of ours
+        _stop_printing()  # what could not be printed would be tried again
+        print(f"lab: {told}", file=sys.stderr)
+        return EXIT_BROKEN
     return status
 
 
@@ -63,6 +75,19 @@ def split_words(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         return argv, ()
     at = argv.index("--")
     return argv[:at], argv[at + 1 :]
+
+
+def _of_the_host(error: Exception) -> str:
+    """What the host has no more of, where an error says that: whoever asked for it, far from
+    here, could not know that it would end.
+    """
+    from orchestrator.adapters.cache import disk_error
+
+    if isinstance(error, OSError):
+        return disk_error(error, Path("this machine")).render()
+    if isinstance(error, MemoryError) or "start new thread" in str(error):
+        return "there is not enough memory\n  hint: `ulimit -v` says what this process may have"
+    return ""
 
 
 def _stop_printing() -> None:

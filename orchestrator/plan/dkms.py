@@ -39,7 +39,7 @@ class Dkms:
 
 
 _MAX_LINE = 4_000
-_ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)(?:\[(\d+)\])?=(.*)")
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)(?:\[([0-9]{1,9})\])?=(.*)")
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 # These stay in a command: whoever runs it sets them.
 _LATER = frozenset({"kernelver", "kernel_source_dir", "arch"})

@@ -22,7 +22,7 @@ from orchestrator.plan.leftovers import Names
 from orchestrator.plan.qemu import Disk, GuestFds, GuestSpec, Memory, render_qemu_argv
 from orchestrator.policy.guest import FrozenGuest, GuestPlan
 
-FORMAT = 3
+FORMAT = 4
 CPUINFO = Path("/proc/cpuinfo")
 
 

@@ -16,10 +16,15 @@ from orchestrator.adapters.accelerator import Verdict, ensure_verdict
 from orchestrator.adapters.board import ensure_board
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.freezer import Freezer, room_for_frozen
-from orchestrator.adapters.images import Image, ensure_image
+from orchestrator.adapters.images import Image, ensure_image, image_key
 from orchestrator.adapters.initramfs import ensure_initramfs
 from orchestrator.adapters.kbuild import BuiltModule, ModuleBuildError
-from orchestrator.adapters.kernels import Kernel, ensure_kernel, ensure_resolution
+from orchestrator.adapters.kernels import (
+    Kernel,
+    ensure_kernel,
+    ensure_resolution,
+    kernel_key,
+)
 from orchestrator.adapters.machine import BootFiles, open_memory
 from orchestrator.adapters.programs import Program, load_program
 from orchestrator.adapters.sources import SourceContext
@@ -46,6 +51,7 @@ from orchestrator.policy.frozen import bare_key, frozen_key, keep_frozen, take_f
 from orchestrator.policy.furnishing import furnish, keep_bare
 from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan, Place
 from orchestrator.policy.play import Play
+from orchestrator.policy.suspicion import Entry, Suspicion, blame, blame_error, entries_like
 
 # How many guests may fail, for one kernel of one run, before it is given up.
 MAX_FAILED_BOOTS = 2
@@ -230,6 +236,7 @@ class Worker:
         self._identity: KernelIdentity | None = None
         self._built: Built | None = None
         self._symbols = Symbols()
+        self._suspicion = Suspicion(cache)
         self._build_note = ""
         self._boots = BootCounter()
         self._failures = 0
@@ -270,6 +277,8 @@ class Worker:
         if error and process.stopping():
             error = None  # what breaks while everything is ended is no news
             self._give_up(Outcome.SKIPPED, INTERRUPTED)
+        if error and (damage := self._suspicion.look(self._made_of())):
+            error = blame_error(error, damage)
         if error:
             self._give_up(Outcome.ERROR, error.message)
         result = KernelResult(
@@ -746,7 +755,28 @@ class Worker:
     def _plain(self, cell: Cell, outcome: Outcome, reason: str) -> CellResult:
         return CellResult(self._plan.name, cell.scenario.name, outcome, reason)
 
+    def _made_of(self, *, modules: bool = False) -> tuple[Entry, ...]:
+        """The entries of the cache that guests are made of, and ``modules``, as far as is known."""
+        if self._ready is None:
+            known, recipe = self._plan.known, self._plan.recipe
+            image = ("images", image_key(recipe, tool_dir()))
+            return (image, ("kernels", kernel_key(known))) if known else (image,)
+        kernel, image, files = self._ready.kernel, self._ready.image, self._ready.files
+        found = [("images", image.key), ("kernels", kernel.key)]
+        found.append(("initramfs", files.initramfs_path.parent.name))
+        if files.kernel_path != kernel.vmlinuz_path:
+            found.append(("vmlinux", files.kernel_path.parent.name))
+        if modules:
+            found += entries_like(self._cache, "roots", image.key)
+            found += entries_like(self._cache, "trees", kernel.key)
+        return tuple(found)
+
     def _done(self, result: CellResult) -> None:
+        """Take a cell's result. What goes wrong on a damaged cache is an error."""
+        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and not process.stopping():
+            entries = self._made_of(modules=result.build is not None)
+            if damage := self._suspicion.look(entries):
+                result = blame(result, damage)
         with self._lock:
             self._results.append(result)
         self._listener(CellDone(result))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.cache import Cache
-from orchestrator.adapters.freezer import BLOCK, KIND, Freezer, room_for_frozen
+from orchestrator.adapters.freezer import BLOCK, KIND, Freezer, is_whole, room_for_frozen
 from orchestrator.adapters.machine import open_memory, seal_memory
 from orchestrator.foundation.errors import HostError
 
@@ -117,6 +117,19 @@ def test_a_damaged_entry_is_none_and_goes(
     with open_memory() as fd:
         assert Freezer(cache, GIB).take("a", fd) is None
     assert cache.find(KIND, "a") is None
+
+
+def test_one_wrong_letter_of_what_is_known_of_a_guest_is_noticed(
+    cache: Cache, memory: int, console: Path
+) -> None:
+    keep(Freezer(cache, GIB), "a", memory, console)
+    path = cache.root / KIND / "a" / "guest.json"
+    about = json.loads(path.read_text())
+    about["guest"] = {**about["guest"], "names": ["/proc/another"]}
+    path.write_text(json.dumps(about))
+    assert not is_whole(path.parent)
+    with open_memory() as fd:
+        assert Freezer(cache, GIB).take("a", fd) is None
 
 
 def test_the_one_that_was_used_longest_ago_makes_room(

@@ -306,6 +306,14 @@ def test_a_reader_that_has_gone_is_no_error(lab: Path, arguments: tuple[str, ...
     assert done.returncode == 0
 
 
+def test_a_disk_that_is_full_where_the_output_goes_is_told(lab: Path) -> None:
+    argv = (sys.executable, "-m", "orchestrator", "list", "--lab", str(lab))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("lab: this machine: No space left on device\n  hint: make room")
+
+
 def test_the_package_is_a_command(lab: Path) -> None:
     argv = (sys.executable, "-m", "orchestrator", "list", "--lab", str(lab))
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

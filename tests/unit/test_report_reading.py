@@ -210,8 +210,9 @@ def test_a_run_that_was_killed_has_what_was_judged_after_its_last_report(tmp_pat
     assert load_results(tmp_path).cells == (first,)
 
 
-def test_a_damaged_line_of_what_was_judged_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"kernel": 3}', '{"kernel": "6.1", "scen', "[" * 100_000])
+def test_a_damaged_line_of_what_was_judged_is_told(tmp_path: Path, line: str) -> None:
     write_reports(replace(HOSTILE_RUN, interrupted=True), tmp_path)
-    (tmp_path / JUDGED_FILE).write_text('{"kernel": 3}\n')
+    (tmp_path / JUDGED_FILE).write_text(line + "\n")
     with pytest.raises(UsageError, match=r"is not what this lab writes: judged.jsonl:1"):
         load_results(tmp_path)

@@ -86,7 +86,8 @@ def _with_judged(result: RunResult, path: Path) -> RunResult:
     known = {(cell.kernel, cell.scenario) for cell in result.cells}
     more: dict[str, list[CellResult]] = {}
     for number, line in enumerate(whole, 1):
-        cell: CellResult = _read_class(CellResult, json.loads(line), f"{path.name}:{number}")
+        place = f"{path.name}:{number}"
+        cell: CellResult = _read_class(CellResult, _parse_line(line, place), place)
         if (cell.kernel, cell.scenario) not in known:
             more.setdefault(cell.kernel, []).append(cell)
     kernels = tuple(
@@ -94,6 +95,13 @@ def _with_judged(result: RunResult, path: Path) -> RunResult:
         for kernel in result.kernels
     )
     return dataclasses.replace(result, kernels=kernels)
+
+
+def _parse_line(line: bytes, place: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ShapeError(f"{place} is damaged: {clip(visible(str(error)), 200)}") from error
 
 
 def _missing(run: Path, shown: str) -> str:
