@@ -30,6 +30,8 @@ class PlainFile:
 
     name: str
     content: bytes = field(repr=False)
+    executable: bool = False
+    """Whether its owner may run it."""
 
 
 def read_plain_files(archive: bytes) -> Iterator[PlainFile]:
@@ -45,7 +47,7 @@ def read_plain_files(archive: bytes) -> Iterator[PlainFile]:
                     continue
                 source = tar.extractfile(member)
                 assert source is not None, "it is a plain file"
-                yield PlainFile(member.name, source.read())
+                yield PlainFile(member.name, source.read(), bool(member.mode & 0o100))
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise ArchiveError(str(error)) from error
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.outcome import RunResult
     from orchestrator.plan.paths import RunDir
     from orchestrator.plan.plan import Plan
+    from orchestrator.policy.venues import Venue
 
 REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
 SCHEMAS = ("lab", "scenario", "results")
@@ -102,6 +103,13 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--offline", action="store_true", help="use what is cached, and no network")
     run.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
     _add_results(run)
+    run.add_argument(
+        "--cluster", metavar="URL", help="play on the workers of a scheduler: tls://host:8786"
+    )
+    run.add_argument(
+        "--cluster-kvm", action="store_true", help="only on workers of it that have KVM"
+    )
+    _add_credentials(run)
     run.set_defaults(command=_run)
 
     listing = commands.add_parser("list", help="show the lab's kernels and scenarios")
@@ -191,6 +199,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_cache(commands)
 
+    worker = commands.add_parser("worker", help="put this machine to work for a cluster")
+    worker.add_argument("scheduler", metavar="URL", help="the scheduler: tls://host:8786")
+    worker.add_argument(
+        "-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time"
+    )
+    worker.add_argument("--name", default="", help="what it is called there (its host's name)")
+    worker.add_argument(
+        "--resources", action="store_true", help="print what it would declare, for `dask worker`"
+    )
+    _add_credentials(worker)
+    worker.set_defaults(command=_worker)
+
     schema = commands.add_parser("schema", help="print a JSON Schema, for editors and scripts")
     schema.add_argument("of", nargs="?", choices=SCHEMAS, default="lab", help="of which file (lab)")
     schema.add_argument(
@@ -250,6 +270,20 @@ def _positive(text: str) -> int:
 def _add_lab_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lab", type=Path, default=Path("lab.yaml"), metavar="FILE", help="the lab (lab.yaml)"
+    )
+
+
+def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("ca", "who signs"),
+        ("cert", "this side's certificate"),
+        ("key", "its key"),
+    ):
+        parser.add_argument(
+            f"--cluster-{name}", type=Path, metavar="FILE", help=f"{what}, in PEM (Dask's own)"
+        )
+    parser.add_argument(
+        "--insecure-cluster", action="store_true", help="take a scheduler that anybody may use"
     )
 
 
@@ -328,6 +362,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     lab = _load_lab(arguments.lab)
     cache = _open_cache(arguments)
+    if arguments.cluster is not None:
+        from orchestrator.doors.clustering import check_run
+
+        check_run(arguments)
     if arguments.resume is not None:
         return _resume(lab, cache, arguments)
     if arguments.update:
@@ -377,7 +415,9 @@ def _play(
     from orchestrator.policy.resuming import holding, left_of
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
-    require_host()
+    venue = _venue(arguments)
+    if venue is None:
+        require_host()
     bound = cache_bound()  # a word that is no number is told before the run, not after it
     run_dir = resumed or create_run_dir(_results_dir(plan.lab.path, arguments), new_run_id())
     shown = left_of(plan, earlier) if earlier else plan
@@ -390,6 +430,7 @@ def _play(
             progress,
             keep=stop if arguments.keep else None,
             earlier=earlier,
+            venue=venue,
         )
         result = run.play(stop)
     record(result, run_dir.root.parent)
@@ -402,6 +443,15 @@ def _play(
     except BrokenPipeError:
         _stop_printing()  # what the run came to does not depend on who reads
     return judge_result(result).exit_status
+
+
+def _venue(arguments: argparse.Namespace) -> Venue | None:
+    """Where to play, if it is not here."""
+    if arguments.cluster is None:
+        return None
+    from orchestrator.doors.clustering import open_venue
+
+    return open_venue(arguments)
 
 
 def _results_dir(lab_path: Path, arguments: argparse.Namespace) -> Path:
@@ -502,6 +552,12 @@ def _import(arguments: argparse.Namespace) -> int:
     from orchestrator.doors import locking
 
     return locking.bring(_open_cache(arguments), arguments.file)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.clustering import work
+
+    return work(arguments)
 
 
 def _schema(arguments: argparse.Namespace) -> int:
