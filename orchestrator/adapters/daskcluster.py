@@ -12,11 +12,12 @@ import ipaddress
 import logging
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import __version__
 from orchestrator.foundation.errors import HostError, UsageError
 from orchestrator.plan.visible import clip, visible
 
@@ -29,8 +30,11 @@ RUN_SECONDS = 30.0
 POLL_SECONDS = 0.5
 OPEN_PROTOCOLS = ("tcp", "ws")
 # What a worker declares, as Dask's resources, and what cells ask for.
-LAB = "LAB"
-"""The right to play on it: it has one, so that there is one share at a time in its process."""
+LAB = f"LAB-{__version__}"
+"""The right to play on it: it has one, so that there is one share at a time in its process. Dask
+sends nothing to workers of other versions so; what such a lab could not even unpickle included.
+"""
+ANY_LAB = "LAB-"
 KVM = "KVM"
 MEMORY = "MEMORY"
 """In MiB."""
@@ -200,20 +204,6 @@ class Cluster:
             hint="what was judged is kept: `lab run --resume latest`, with --cluster or without, "
             "plays the rest",
         )
-
-    def ask(
-        self, function: Callable[[], Any], addresses: Collection[str]
-    ) -> dict[str, Any | Exception]:
-        """What a function gives on each of these workers, or the error that it ended with."""
-        if not addresses:
-            return {}
-        try:
-            answers = self._client.run(function, workers=list(addresses), on_error="return")
-        except Exception as error:
-            if not self.alive:
-                raise self.gone() from error
-            return {}  # one of them left meanwhile: they say themselves what they are
-        return dict(answers)
 
     def listen(self, topic: str, take: Callable[[Mapping[str, Any]], None]) -> None:
         """Have ``take`` called with what tasks tell (``Site.tell``), on a thread of Dask's."""

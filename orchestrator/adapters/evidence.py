@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.adapters.archive import ArchiveError, PlainFile, read_plain_files
 from orchestrator.adapters.cache import disk_error
-from orchestrator.adapters.parcel import safe_path
 from orchestrator.foundation.errors import HostError
 from orchestrator.plan.visible import visible
 
@@ -23,6 +22,10 @@ MAX_EVIDENCE_BYTES = 1 << 30
 """Of one share of a kernel's cells. A cell that fails has some 50 kB, its artifacts aside."""
 MAX_FILES = 1 << 18
 MAX_DEPTH = 32
+
+
+class EvidenceError(HostError):
+    """What was sent is no evidence: it is damaged, or leads elsewhere."""
 
 
 def pack_evidence(folder: Path, is_wanted: Callable[[PurePosixPath], bool]) -> bytes:
@@ -65,16 +68,17 @@ def unpack_evidence(
 ) -> None:
     """Write what ``pack_evidence`` packed below ``target``, each file where ``rename`` puts it.
 
-    Raises ``HostError`` for an archive that is damaged, or has a name that leads elsewhere; what
-    came before it in the archive has been written then.
+    Raises ``EvidenceError`` for an archive that is damaged, or has a name that leads elsewhere;
+    what came before it in the archive has been written then. Raises ``HostError`` where the disk
+    fails.
     """
     try:
         for number, file in enumerate(read_plain_files(archive)):
             if number >= MAX_FILES:
-                raise HostError(f"the evidence has more than {MAX_FILES} files")
-            _write(file, target, safe_path(str(rename(_checked(file.name)))))
+                raise EvidenceError(f"the evidence has more than {MAX_FILES} files")
+            _write(file, target, rename(_checked(file.name)))
     except ArchiveError as error:
-        raise HostError(f"the evidence that was sent is damaged: {error}") from error
+        raise EvidenceError(f"the evidence that was sent is damaged: {error}") from error
     except OSError as error:
         raise disk_error(error, target, "--results /some/folder puts the results elsewhere") from (
             error
@@ -82,9 +86,10 @@ def unpack_evidence(
 
 
 def _checked(name: str) -> PurePosixPath:
-    path = safe_path(name)
-    if not path.parts or len(path.parts) > MAX_DEPTH or not name.isprintable():
-        raise HostError(f"the evidence holds {visible(name)!r}, which no evidence does")
+    path = PurePosixPath(name)
+    leads_out = path.is_absolute() or ".." in path.parts
+    if leads_out or not path.parts or len(path.parts) > MAX_DEPTH or not name.isprintable():
+        raise EvidenceError(f"the evidence holds {visible(name)!r}, which no evidence does")
     return path
 
 

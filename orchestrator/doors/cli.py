@@ -199,6 +199,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_cache(commands)
 
+    matrix = commands.add_parser("matrix", help="print a run in shards, for the jobs of a CI")
+    _add_lab_option(matrix)
+    _add_selection(matrix)
+    matrix.add_argument(
+        "--shards", type=_positive, default=4, metavar="N", help="so many at most (4)"
+    )
+    form = matrix.add_mutually_exclusive_group()
+    for name, what in (("github", "a line for $GITHUB_OUTPUT"), ("gitlab", "a child pipeline")):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=what)
+    matrix.set_defaults(command=_matrix, form="text")
+
     worker = commands.add_parser("worker", help="put this machine to work for a cluster")
     worker.add_argument("scheduler", metavar="URL", help="the scheduler: tls://host:8786")
     worker.add_argument(
@@ -552,6 +563,14 @@ def _import(arguments: argparse.Namespace) -> int:
     from orchestrator.doors import locking
 
     return locking.bring(_open_cache(arguments), arguments.file)
+
+
+def _matrix(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.matrix import show
+
+    lab, cache = _load_lab(arguments.lab), _open_cache(arguments)
+    plan = _make_plan(lab, cache, arguments)
+    return show(plan, cache, count=arguments.shards, form=arguments.form)
 
 
 def _worker(arguments: argparse.Namespace) -> int:

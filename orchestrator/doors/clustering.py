@@ -22,7 +22,7 @@ from orchestrator.doors.doctor import require_host
 from orchestrator.foundation.errors import EXIT_PASSED, UsageError
 from orchestrator.plan.visible import visible
 from orchestrator.policy.capacity import available_mib
-from orchestrator.policy.cluster import ClusterVenue
+from orchestrator.policy.cluster import ClusterVenue, Wishes
 from orchestrator.policy.share import JOBS_VARIABLE
 
 
@@ -37,7 +37,8 @@ def check_run(arguments: argparse.Namespace) -> None:
 
 def open_venue(arguments: argparse.Namespace) -> ClusterVenue:
     """The venue that the words name."""
-    return ClusterVenue(arguments.cluster, credentials(arguments), with_kvm=arguments.cluster_kvm)
+    wishes = Wishes(with_kvm=arguments.cluster_kvm)
+    return ClusterVenue(arguments.cluster, credentials(arguments), wishes)
 
 
 def credentials(arguments: argparse.Namespace) -> Credentials:

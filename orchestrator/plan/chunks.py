@@ -1,10 +1,9 @@
-"""Cells in portions: chunks for the workers of a cluster, shards for the jobs of a CI."""
+"""Cells in portions of about the same length: for the workers of a cluster, the jobs of a CI."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -41,14 +40,3 @@ def share_out(
         portions[number].append(item)
         heapq.heappush(heap, (length + seconds(item), number))
     return tuple(tuple(portion) for portion in portions)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A part of a plan that one job plays: scenarios by kernel."""
-
-    number: int
-    """Counts from 1."""
-    kernels: tuple[tuple[str, tuple[str, ...]], ...]
-    seconds: float
-    """What it should take, by what its cells took before, one after another."""

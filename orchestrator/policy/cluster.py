@@ -11,14 +11,15 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.adapters.daskcluster import (
+    ANY_LAB,
     KVM,
     LAB,
     MEMORY,
@@ -29,7 +30,7 @@ from orchestrator.adapters.daskcluster import (
     Lost,
     connect,
 )
-from orchestrator.adapters.evidence import unpack_evidence
+from orchestrator.adapters.evidence import EvidenceError, unpack_evidence
 from orchestrator.adapters.parcel import Part, pack_lab, refuse_unsendable
 from orchestrator.adapters.sources import source_of
 from orchestrator.foundation import process
@@ -44,13 +45,11 @@ from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Note
 from orchestrator.policy.resuming import join_kernels
 from orchestrator.policy.share import (
-    About,
     Answer,
     LabParcel,
     Prepared,
     Share,
     code_hash,
-    describe_worker,
     lab_inputs,
     open_parcel,
     play_share,
@@ -91,24 +90,40 @@ class _Kernel:
     hosts: dict[str, None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Tasks:
+    """What workers call. Others than these are for tests, and for simulations of a cluster."""
+
+    prepare: Callable[..., Prepared] = prepare_kernel
+    play: Callable[..., Answer] = play_share
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a run is to be spread."""
+
+    with_kvm: bool = False
+    """Whether workers without KVM are left alone."""
+    wait_seconds: float = WAIT_SECONDS
+    share_seconds: float = SHARE_SECONDS
+    tasks: Tasks = Tasks()
+
+    def needs(self, order: VenueOrder) -> dict[str, float]:
+        """What cells ask of a worker, as Dask's resources."""
+        memory = order.plan.lab.file.guest.memory_mib + QEMU_OVERHEAD_MIB
+        needs: dict[str, float] = {LAB: 1, MEMORY: memory}
+        return needs | ({KVM: 1} if self.with_kvm else {})
+
+
 class ClusterVenue:
     """See ``Venue``: the workers of a scheduler of Dask's."""
 
     def __init__(
-        self,
-        address: str,
-        credentials: Credentials | None = None,
-        *,
-        with_kvm: bool = False,
-        wait_seconds: float = WAIT_SECONDS,
-        share_seconds: float = SHARE_SECONDS,
+        self, address: str, credentials: Credentials | None = None, wishes: Wishes | None = None
     ) -> None:
-        """``with_kvm`` leaves workers without KVM alone."""
         self._address = address
         self._credentials = credentials or Credentials()
-        self._with_kvm = with_kvm
-        self._wait_seconds = wait_seconds
-        self._share_seconds = share_seconds
+        self._wishes = wishes or Wishes()
 
     @contextlib.contextmanager
     def open(self, order: VenueOrder) -> Iterator[ClusterPlaying]:
@@ -116,22 +131,12 @@ class ClusterVenue:
         _refuse_local_kernels(order.plan.kernels)
         parts, parcel = make_parcel(order)
         with connect(self._address, self._credentials) as cluster:
-            playing = ClusterPlaying(
-                order, cluster, parts, parcel, self._needs(order), self._wait_seconds
-            )
-            playing.share_seconds = self._share_seconds
+            playing = ClusterPlaying(order, cluster, parts, parcel, self._wishes)
             try:
                 playing.start()
                 yield playing
             finally:
                 playing.end()
-
-    def _needs(self, order: VenueOrder) -> dict[str, float]:
-        needs: dict[str, float] = {
-            LAB: 1,
-            MEMORY: order.plan.lab.file.guest.memory_mib + QEMU_OVERHEAD_MIB,
-        }
-        return needs | ({KVM: 1} if self._with_kvm else {})
 
 
 def _refuse_local_kernels(kernels: Iterable[KernelPlan]) -> None:
@@ -163,32 +168,38 @@ def make_parcel(order: VenueOrder) -> tuple[tuple[Part, ...], LabParcel]:
 class ClusterPlaying:
     """See ``Playing``."""
 
-    share_seconds = SHARE_SECONDS
-
     def __init__(
         self,
         order: VenueOrder,
         cluster: Cluster,
         parts: Sequence[Part],
         parcel: LabParcel,
-        needs: Mapping[str, float],
-        wait_seconds: float,
+        wishes: Wishes,
     ) -> None:
         self._order = order
         self._cluster = cluster
         self._parts = parts
         self._parcel = parcel
-        self._needs = needs
-        self._wait_seconds = wait_seconds
+        self._needs = wishes.needs(order)
+        self._wait_seconds = wishes.wait_seconds
+        self._share_seconds = wishes.share_seconds
+        self._tasks = wishes.tasks
         self._run_id = order.run_dir.root.name
         self._durations = order.durations or Durations(order.cache, order.plan.lab.file.lab)
         self._said: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._facts: dict[Facts, None] = {}
         self._unfit: dict[str, str] = {}
         """Workers that are not sent anything any more, with the reason."""
-        self._seen: set[str] = set()
-        self._began: dict[tuple[str, int], tuple[str, str]] = {}
-        """The worker that each share was begun on last, and its host."""
+        self._present: frozenset[str] = frozenset()
+        """The workers that have what is needed, unfit ones too."""
+        self._others: tuple[str, ...] = ()
+        """What is known of workers that do not, in words."""
+        self._placed: dict[tuple[str | int, ...], frozenset[str]] = {}
+        """The workers that a call was to be sent to, where not any will do."""
+        self._held: list[Callable[[], None]] = []
+        """What is to be submitted once there is a worker for it."""
+        self._began: dict[tuple[str, int, int], str] = {}
+        """The worker that each share was begun on last."""
         self._refs: tuple[object, ...] = ()
         self._fit_at = time.monotonic()
         self._looked_at = 0.0
@@ -242,22 +253,19 @@ class ClusterPlaying:
             self._fail(error)
 
     def _step(self) -> bool:
-        """Take what was said, or look around; whether to go on."""
+        """Take what was said, if anything was, and look around; whether to go on."""
+        kind, what, answer = "", cast("Any", None), cast("Any", None)
         with contextlib.suppress(queue.Empty):
             kind, what, answer = self._said.get(timeout=POLL_SECONDS)
-            if kind == "end":
-                self._give_up(process.stopping())
-                return False
-            if kind == "told":
-                self._take_told(what)
-            elif kind == "prepared":
-                self._take_prepared(what, answer)
-            else:
-                self._take_answer(what, answer)
-            return True
-        if process.stopping():
-            self._give_up(True)
+        if kind == "end" or process.stopping():
+            self._give_up(process.stopping())
             return False
+        if kind == "told":
+            self._take_told(what)
+        elif kind == "prepared":
+            self._take_prepared(what, answer)
+        elif kind == "answer":
+            self._take_answer(what, answer)
         self._look()
         return True
 
@@ -281,56 +289,91 @@ class ClusterPlaying:
 
     def _look(self) -> None:
         """See which workers there are, and whether any is of use. Raises ``ClusterError``."""
+        self._require_scheduler()
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
-            if not self._cluster.alive:
-                raise self._cluster.gone()
             return
         self._looked_at = time.monotonic()
-        workers = {
-            each.address: each
-            for each in self._cluster.workers()
-            if all(each.resources.get(name, 0) >= needed for name, needed in self._needs.items())
-        }
-        new = workers.keys() - self._seen
-        self._seen |= new
-        for address, about in self._cluster.ask(describe_worker, sorted(new)).items():
-            reason = _misfit(about)
-            if reason:
-                self._note_unfit(address, reason)
-        if workers.keys() - self._unfit.keys():
+        present, others = [], []
+        for each in self._cluster.workers():
+            if lacking := self._lacking(each.resources):
+                others.append(f"{each.address}: {lacking}")
+            else:
+                present.append(each.address)
+        self._present, self._others = frozenset(present), tuple(others)
+        if self._present - self._unfit.keys():
             self._fit_at = time.monotonic()
         elif time.monotonic() - self._fit_at > self._wait_seconds:
             raise self._nobody()
+        self._send_anew()
+        held, self._held = self._held, []
+        for submit in held:
+            submit()
+
+    def _lacking(self, resources: Mapping[str, float]) -> str:
+        """What a worker lacks of what is needed, in words; nothing where it has all."""
+        for name, needed in self._needs.items():
+            if resources.get(name, 0) >= needed:
+                continue
+            if name == LAB:
+                labs = ", ".join(each for each in resources if each.startswith(ANY_LAB))
+                return f"it has {labs or 'no lab'}, needed is {LAB}"
+            return f"it has {name} {resources.get(name, 0):g}, needed is {needed:g}"
+        return ""
 
     def _nobody(self) -> ClusterError:
-        needs = ", ".join(f"{name} {needed:g}" for name, needed in self._needs.items())
-        why = "".join(
-            f"\n  {visible(address)}: {visible(reason)}" for address, reason in self._unfit.items()
-        )
+        unfit = (f"{address}: {reason}" for address, reason in self._unfit.items())
+        told = "".join(f"\n  {clip(visible(each), 300)}" for each in (*self._others, *unfit))
         return ClusterError(
-            f"no worker of {visible(self._cluster.address)} can play this lab, for "
-            f"{self._wait_seconds:g} s; needed are {needs}{why}",
-            hint="`lab worker ADDRESS`, of the same version of the lab, brings one; what was "
-            "judged is kept: `lab run --resume latest`",
+            f"no worker of {visible(self._cluster.address)} could play this lab, for "
+            f"{self._wait_seconds:g} s{told or ': there is none'}",
+            hint="`lab worker ADDRESS` brings one, of the same lab; what was judged is kept: "
+            "`lab run --resume latest`",
         )
 
-    def _note_unfit(self, address: str, reason: str) -> None:
-        if address in self._unfit:
-            return
-        self._unfit[address] = reason
-        name = next(iter(self._kernels), "")
-        text = f"worker {address} is not used: {reason}"
-        self._order.post(Note(name, text))
+    def _note_unfit(self, name: str, address: str, reason: str) -> None:
+        if address not in self._unfit:
+            self._unfit[address] = reason
+            self._order.post(Note(name, f"worker {address} is not used any more: {reason}"))
 
-    def _allowed(self, without: str = "") -> tuple[str, ...]:
-        """The workers to choose from; nothing where all that fit will do.
+    def _allowed(self, without: str = "") -> frozenset[str] | None:
+        """The workers to choose from; None where any that fits will do.
 
         Dask asks for those that are wanted, not for those that are not.
         """
         if not self._unfit and not without:
-            return ()
-        workers = {each.address for each in self._cluster.workers()}
-        return tuple(sorted(workers - self._unfit.keys() - {without}))
+            return None
+        others = self._present - self._unfit.keys()
+        return others - {without} or others
+
+    def _submit_to(
+        self,
+        key: tuple[str | int, ...],
+        without: str,
+        submit: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        """Submit a call to workers that may have it, once there is one."""
+        allowed = self._allowed(without)
+        if allowed is None:
+            submit(())
+        elif allowed:
+            self._placed[key] = allowed
+            submit(tuple(sorted(allowed)))
+        else:
+            self._held.append(partial(self._submit_to, key, without, submit))
+
+    def _send_anew(self) -> None:
+        """Dask waits for ever for workers that were named and are gone: name others."""
+        gone = {key for key, named in self._placed.items() if not named & self._present}
+        for key in gone:
+            del self._placed[key]
+        for kernel in self._kernels.values():
+            if kernel.prepared and kernel.prepared.key in gone and kernel.result is None:
+                self._cluster.forget(kernel.prepared.key)
+                self._prepare(kernel)
+            for share in [each for key, each in kernel.open_shares.items() if key in gone]:
+                del kernel.open_shares[share.key]
+                self._cluster.forget(share.key)
+                self._submit(kernel, replace(share, attempt=share.attempt + 1))
 
     # --- a kernel --------------------------------------------------------------------------
 
@@ -366,41 +409,46 @@ class ClusterPlaying:
         )
 
     def _prepare(self, kernel: _Kernel, without: str = "") -> None:
-        share = self._share(kernel, -1, kernel.plan.cells)
-        key = ("lab-prepare", self._run_id, kernel.plan.name, kernel.prepare_attempts)
+        attempt = kernel.prepare_attempts
+        share = replace(self._share(kernel, -1, kernel.plan.cells), attempt=attempt)
+        key = ("lab-prepare", self._run_id, kernel.plan.name, attempt)
         kernel.prepare_attempts += 1
         kernel.prepared = Key(key)
         self._order.post(Doing(kernel.plan.name, "waiting for a worker"))
-        self._cluster.submit(
-            key,
-            prepare_kernel,
-            share,
-            *self._refs,
-            resources=self._needs,
-            workers=self._allowed(without),
-            done=lambda answer: self._said.put(("prepared", kernel.plan.name, answer)),
-        )
 
-    def _take_prepared(self, name: str, answer: Prepared | Lost) -> None:
-        kernel = self._kernels[name]
-        if isinstance(answer, Lost) or answer.refusal:
-            worker, _ = self._began.get((name, -1), ("", ""))
-            reason = answer.reason if isinstance(answer, Lost) else answer.refusal
-            self._require_scheduler()
-            if isinstance(answer, Prepared):
-                self._note_unfit(worker, reason)
-            elif kernel.prepare_attempts >= MAX_ATTEMPTS or answer.by_workers:
-                self._break(kernel, f"it could not be got ready on any worker: {reason}")
-                return
-            self._retry(kernel, "its preparation", reason, worker)
-            self._prepare(kernel, worker)
-            return
-        if answer.known:
-            known = ResolvedKernel.model_validate_json(answer.known)
-            kernel.plan = (
-                with_known(kernel.plan, known) if kernel.plan.known is None else kernel.plan
+        def submit(workers: tuple[str, ...]) -> None:
+            self._cluster.submit(
+                key,
+                self._tasks.prepare,
+                share,
+                *self._refs,
+                resources=self._needs,
+                workers=workers,
+                done=lambda answer: self._said.put(("prepared", share, answer)),
             )
-        self._play(kernel)
+
+        self._submit_to(key, without, submit)
+
+    def _take_prepared(self, share: Share, answer: Prepared | Lost) -> None:
+        kernel = self._kernels[share.kernel]
+        if kernel.future.done() or share.attempt + 1 != kernel.prepare_attempts:
+            return
+        if isinstance(answer, Prepared) and not answer.refusal:
+            if answer.known and kernel.plan.known is None:
+                known = ResolvedKernel.model_validate_json(answer.known)
+                kernel.plan = with_known(kernel.plan, known)
+            self._play(kernel)
+            return
+        worker = self._began.get((share.kernel, share.number, share.attempt), "")
+        reason = answer.reason if isinstance(answer, Lost) else answer.refusal
+        self._require_scheduler()
+        if isinstance(answer, Prepared):
+            self._note_unfit(share.kernel, answer.worker, reason)
+        elif kernel.prepare_attempts >= MAX_ATTEMPTS or answer.by_workers:
+            self._break(kernel, f"it could not be got ready on any worker: {reason}")
+            return
+        self._retry(kernel, "its preparation", reason, worker)
+        self._prepare(kernel, worker)
 
     def _require_scheduler(self) -> None:
         """Raise ``ClusterError`` where all is lost because the scheduler is."""
@@ -414,7 +462,7 @@ class ClusterPlaying:
         todo = [cell for cell in cells if not cell.skip]
         seconds = partial(self._seconds, kernel.plan.name)
         # Where it is not known what kernel it is, one worker says what is wrong, once.
-        most = self.share_seconds if kernel.plan.known else float("inf")
+        most = self._share_seconds if kernel.plan.known else float("inf")
         chunks = [list(chunk) for chunk in split_evenly(todo, seconds, most)] or [[]]
         chunks[0] += skipped
         for number, chunk in enumerate(chunks):
@@ -426,17 +474,22 @@ class ClusterPlaying:
 
     def _submit(self, kernel: _Kernel, share: Share, without: str = "") -> None:
         kernel.open_shares[share.key] = share
-        assert kernel.prepared is not None, "it was made ready first"
-        self._cluster.submit(
-            share.key,
-            play_share,
-            share,
-            kernel.prepared,
-            *self._refs,
-            resources=self._needs,
-            workers=self._allowed(without),
-            done=lambda answer: self._said.put(("answer", share, answer)),
-        )
+        prepared = kernel.prepared
+        assert prepared is not None, "it was made ready first"
+
+        def submit(workers: tuple[str, ...]) -> None:
+            self._cluster.submit(
+                share.key,
+                self._tasks.play,
+                share,
+                prepared,
+                *self._refs,
+                resources=self._needs,
+                workers=workers,
+                done=lambda answer: self._said.put(("answer", share, answer)),
+            )
+
+        self._submit_to(share.key, without, submit)
 
     # --- answers ---------------------------------------------------------------------------
 
@@ -454,26 +507,20 @@ class ClusterPlaying:
                 self._take_began(kernel, message)
 
     def _take_began(self, kernel: _Kernel, message: Mapping[str, Any]) -> None:
-        """A share that is begun again was lost with its worker; Dask gave it to another."""
-        number = message.get("number")
-        if not isinstance(number, int):
+        """What is begun again was lost with its worker; Dask gave it to another."""
+        number, attempt = message.get("number"), message.get("attempt")
+        if not isinstance(number, int) or not isinstance(attempt, int):
             return
-        key = kernel.plan.name, number
-        worker, host = str(message.get("worker")), str(message.get("host"))
-        before = self._began.get(key)
-        self._began[key] = worker, host
-        if before and before[0] != worker and before[0] not in self._unfit:
-            what = self._words(kernel, number)
-            if what:
-                self._retry(kernel, what, "the worker was lost", before[0])
-
-    def _words(self, kernel: _Kernel, number: int) -> str:
-        if number < 0:
-            return "its preparation"
-        shares = [each for each in kernel.open_shares.values() if each.number == number]
-        if not shares or shares[-1].attempt:
-            return ""  # it was sent anew by this side, which has told of it
-        return _counted(len(shares[-1].scenarios))
+        name, worker = kernel.plan.name, str(message.get("worker"))
+        before = self._began.get((name, number, attempt), worker)
+        self._began[name, number, attempt] = worker
+        if before == worker:
+            return
+        share = kernel.open_shares.get(("lab-play", self._run_id, name, number, attempt))
+        if share is not None:
+            self._retry(kernel, _counted(len(share.scenarios)), "its worker was lost", before)
+        elif number < 0:
+            self._retry(kernel, "its preparation", "its worker was lost", before)
 
     def _retry(self, kernel: _Kernel, what: str, reason: str, worker: str) -> None:
         """Count what is played once more for no fault of the lab."""
@@ -491,19 +538,22 @@ class ClusterPlaying:
             self._require_scheduler()
             self._take_lost(kernel, share, answer)
             return
-        if answer.is_unfit:
-            self._note_unfit(answer.worker, answer.refusal)
-        others = set(self._allowed(answer.worker)) if answer.refusal else set()
-        last = share.attempt + 1 >= MAX_ATTEMPTS and not answer.is_unfit
-        if answer.refusal and (answer.kernel is None or (others and not last)):
-            if last:
-                self._give_error(kernel, share, answer.refusal)
-                return
-            what = _counted(len(share.scenarios))
-            self._retry(kernel, what, answer.refusal, answer.worker)
-            self._submit(kernel, replace(share, attempt=share.attempt + 1), answer.worker)
+        if not answer.refusal:
+            self._take_result(kernel, share, answer)
             return
-        self._take_result(kernel, share, answer)
+        if answer.is_unfit:
+            self._note_unfit(share.kernel, answer.worker, answer.refusal)
+        elif share.attempt + 1 >= MAX_ATTEMPTS or self._allowed(answer.worker) == frozenset(
+            {answer.worker}
+        ):
+            # There is nobody else to ask: it is as it would be at home.
+            if answer.kernel is not None:
+                self._take_result(kernel, share, answer)
+            else:
+                self._give_error(kernel, share, answer.refusal)
+            return
+        self._retry(kernel, _counted(len(share.scenarios)), answer.refusal, answer.worker)
+        self._submit(kernel, replace(share, attempt=share.attempt + 1), answer.worker)
 
     def _take_lost(self, kernel: _Kernel, share: Share, lost: Lost) -> None:
         if lost.by_workers or share.attempt + 1 >= MAX_ATTEMPTS:
@@ -519,6 +569,9 @@ class ClusterPlaying:
         target = self._order.run_dir.kernel(kernel.plan.name)
         try:
             unpack_evidence(answer.evidence, target, partial(_placed, share.number, aside))
+        except EvidenceError as error:
+            self._take_lost(kernel, share, Lost(error.message, by_workers=False))
+            return
         except HostError as error:
             self._fail(error)  # this machine's disk: the whole run ends, as it does at home
             return
@@ -577,17 +630,6 @@ class ClusterPlaying:
             self._cluster.forget(kernel.prepared.key)
         self._order.post(KernelDone(result))
         kernel.future.set_result(result)
-
-
-def _misfit(about: object) -> str:
-    """Why a worker that says this of itself is of no use; nothing where it is."""
-    if isinstance(about, Exception):
-        return f"the lab cannot be imported there: {clip(str(about), 200)}"
-    if not isinstance(about, About):
-        return "it does not say which lab it has"
-    if about.code == code_hash():
-        return ""
-    return f"its lab is {about.version}, of other code than this one's"
 
 
 def _placed(number: int, aside: str, name: PurePosixPath) -> PurePosixPath:

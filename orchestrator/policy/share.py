@@ -93,15 +93,6 @@ def topic_of(run_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a worker is: what a client has to know before it sends it anything."""
-
-    version: str
-    code: str
-    host: str
-
-
-@dataclass(frozen=True)
 class Prepared:
     """A kernel that is ready on a worker. Dask takes its size for what it costs to have it ready
     elsewhere, and so plays the kernel's shares where it is, until others have nothing to do.
@@ -113,6 +104,7 @@ class Prepared:
     """Bytes in the worker's cache that another worker would have to get."""
     refusal: str = ""
     """Why it is no use on this worker, where another may do."""
+    worker: str = ""
 
     def __sizeof__(self) -> int:
         return object.__sizeof__(self) + self.weight
@@ -154,11 +146,6 @@ def code_hash() -> str:
     return hash_of(code, hash_tree(shipped_images_dir()).sha256)
 
 
-def describe_worker() -> About:
-    """What this worker is; called on workers before anything is sent."""
-    return About(__version__, code_hash(), socket.gethostname())
-
-
 # --- what Dask calls -----------------------------------------------------------------------
 
 
@@ -173,7 +160,7 @@ def prepare_kernel(share: Share, *archives: bytes) -> Prepared:
             assert plan.known is not None, "resolve gives one"
             ready = prepare(lab, plan, cache, tell, site.scratch)
         except UnfitError as error:
-            return Prepared("", 0, error.message)
+            return Prepared("", 0, error.message, site.address)
         except (LabError, OSError):
             return Prepared(share.known, 0)  # the share itself says why, as it would at home
         weight = sum(
@@ -254,7 +241,7 @@ def _at_work(share: Share) -> Iterator[Site]:
                 return
 
     told = {"kind": "began", "kernel": share.kernel, "number": share.number}
-    site.tell(share.topic, told | {"worker": site.address, "host": socket.gethostname()})
+    site.tell(share.topic, told | {"attempt": share.attempt, "worker": site.address})
     watcher = threading.Thread(target=watch, name="wanted", daemon=True)
     watcher.start()
     try:
