@@ -40,6 +40,8 @@ class PlainFile:
 
     name: str
     content: bytes = field(repr=False)
+    executable: bool = False
+    """Whether its owner may run it."""
 
 
 def read_plain_files(archive: bytes) -> Iterator[PlainFile]:
@@ -62,7 +64,8 @@ def read_plain_files(archive: bytes) -> Iterator[PlainFile]:
             stored = name if name is not None else _name_in(header)
             is_folder = kind == tarfile.AREGTYPE and stored.endswith(b"/")
             if kind in _PLAIN and is_plain and not is_folder:
-                yield PlainFile(stored.decode("utf-8", "surrogateescape"), content)
+                name_there = stored.decode("utf-8", "surrogateescape")
+                yield PlainFile(name_there, content, bool(_mode_in(header) & 0o100))
             name, is_plain = None, True
 
 
@@ -112,6 +115,12 @@ def _size_in(header: bytes, offset: int) -> int:
     if field[0] == 0x80:  # GNU's, for what is larger
         return int.from_bytes(field[1:], "big")
     return _octal(field, offset)
+
+
+def _mode_in(header: bytes) -> int:
+    """Who may do what with it; of a damaged one, nobody anything."""
+    digits = header[100:108].strip(b" \0")
+    return 0 if not digits or digits.strip(b"01234567") else int(digits, 8)
 
 
 def _name_in(header: bytes) -> bytes:

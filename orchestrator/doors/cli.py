@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.outcome import RunResult
     from orchestrator.plan.paths import RunDir
     from orchestrator.plan.plan import Plan
+    from orchestrator.policy.venues import Venue
 
 REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
 SCHEMAS = ("lab", "scenario", "results")
@@ -146,6 +147,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
     _add_results(run)
+    run.add_argument(
+        "--cluster", metavar="URL", help="play on the workers of a scheduler: tls://host:8786"
+    )
+    run.add_argument(
+        "--cluster-kvm", action="store_true", help="only on workers of it that have KVM"
+    )
+    _add_credentials(run)
     run.set_defaults(command=_run)
 
     listing = commands.add_parser("list", help="show the lab's kernels and scenarios")
@@ -299,6 +307,29 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_cache(commands)
 
+    matrix = commands.add_parser("matrix", help="print a run in shards, for the jobs of a CI")
+    _add_lab_option(matrix)
+    _add_selection(matrix)
+    matrix.add_argument(
+        "--shards", type=_positive, default=4, metavar="N", help="so many at most (4)"
+    )
+    form = matrix.add_mutually_exclusive_group()
+    for name, what in (("github", "a line for $GITHUB_OUTPUT"), ("gitlab", "a child pipeline")):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=what)
+    matrix.set_defaults(command=_matrix, form="text")
+
+    worker = commands.add_parser("worker", help="put this machine to work for a cluster")
+    worker.add_argument("scheduler", metavar="URL", help="the scheduler: tls://host:8786")
+    worker.add_argument(
+        "-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time"
+    )
+    worker.add_argument("--name", default="", help="what it is called there (its host's name)")
+    worker.add_argument(
+        "--resources", action="store_true", help="print what it would declare, for `dask worker`"
+    )
+    _add_credentials(worker)
+    worker.set_defaults(command=_worker)
+
     schema = commands.add_parser("schema", help="print a JSON Schema, for editors and scripts")
     schema.add_argument("of", nargs="?", choices=SCHEMAS, default="lab", help="of which file (lab)")
     schema.add_argument(
@@ -369,6 +400,20 @@ def _add_modules(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="DIR",
         help="a folder of modules that is not in lab.yaml; repeatable",
+    )
+
+
+def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("ca", "who signs"),
+        ("cert", "this side's certificate"),
+        ("key", "its key"),
+    ):
+        parser.add_argument(
+            f"--cluster-{name}", type=Path, metavar="FILE", help=f"{what}, in PEM (Dask's own)"
+        )
+    parser.add_argument(
+        "--insecure-cluster", action="store_true", help="take a scheduler that anybody may use"
     )
 
 
@@ -444,6 +489,10 @@ def _run(arguments: argparse.Namespace) -> int:
         enter_scope((sys.executable, *sys.orig_argv[1:]))
     lab = _load_lab(arguments.lab)
     cache = _open_cache(arguments)
+    if arguments.cluster is not None:
+        from orchestrator.doors.clustering import check_run
+
+        check_run(arguments)
     if arguments.resume is not None:
         return _resume(lab, cache, arguments)
     if arguments.update:
@@ -493,7 +542,9 @@ def _play(
     from orchestrator.policy.resuming import holding, left_of
     from orchestrator.policy.runner import Run, create_run_dir, orderly_stop
 
-    require_host(sandbox=arguments.require_sandbox)
+    venue = _venue(arguments)
+    if venue is None:
+        require_host(sandbox=arguments.require_sandbox)
     bound = cache_bound()  # a word that is no number is told before the run, not after it
     run_dir = resumed or create_run_dir(_results_dir(plan.lab.path, arguments), new_run_id())
     shown = left_of(plan, earlier) if earlier else plan
@@ -506,6 +557,7 @@ def _play(
             progress,
             keep=stop if arguments.keep else None,
             earlier=earlier,
+            venue=venue,
         )
         result = run.play(stop)
     record(result, run_dir.root.parent)
@@ -518,6 +570,15 @@ def _play(
     except BrokenPipeError:
         _stop_printing()  # what the run came to does not depend on who reads
     return judge_result(result).exit_status
+
+
+def _venue(arguments: argparse.Namespace) -> Venue | None:
+    """Where to play, if it is not here."""
+    if arguments.cluster is None:
+        return None
+    from orchestrator.doors.clustering import open_venue
+
+    return open_venue(arguments)
 
 
 def _results_dir(lab_path: Path, arguments: argparse.Namespace) -> Path:
@@ -646,6 +707,20 @@ def _import(arguments: argparse.Namespace) -> int:
     from orchestrator.doors import locking
 
     return locking.bring(_open_cache(arguments), arguments.file)
+
+
+def _matrix(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.matrix import show
+
+    lab, cache = _load_lab(arguments.lab), _open_cache(arguments)
+    plan = _make_plan(lab, cache, arguments)
+    return show(plan, cache, count=arguments.shards, form=arguments.form)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.clustering import work
+
+    return work(arguments)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -235,6 +235,12 @@ class KernelResult:
     """What guests boot; None where it did not come to that."""
     boot_note: str = ""
     """Why it is the bzImage, which unpacks itself in the guest, where it is."""
+    retried: tuple[str, ...] = ()
+    """What of it was played once more, on another machine of a cluster, and why: no fault of the
+    lab's or the kernel's, and never a verdict.
+    """
+    hosts: tuple[str, ...] = ()
+    """The machines of a cluster that played it; none where it was played at home."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ class Durations:
         known = self._seconds.get(kernel, {})
         return sorted(cells, key=lambda cell: -known.get(cell.scenario.name, float("inf")))
 
+    def seconds_of(self, kernel: str, scenario: str) -> float | None:
+        """What a cell took when it was last played; None where that is not known."""
+        return self._seconds.get(kernel, {}).get(scenario)
+
     def remember(self, cells: Sequence[CellResult]) -> None:
         """Keep what these took. A cache that cannot be written is not told of here."""
         for cell in cells:

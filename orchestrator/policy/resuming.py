@@ -31,6 +31,7 @@ from orchestrator.policy.reports.results import render_judged
 JUDGED = (Outcome.PASSED, Outcome.FAILED)
 START_ANEW = "`lab run` without --resume starts anew"
 MAX_NAMED = 5
+_OF_GUESTS = ("boot-", "furnished", "share-")
 
 
 def find_inputs(plan: Plan) -> tuple[RunInput, ...]:
@@ -218,7 +219,7 @@ def _move_aside(run_dir: RunDir, kernel: KernelResult) -> None:
     judged = {run_dir.cell(kernel.name, cell.scenario) for cell in kernel.cells}
     scenarios = run_dir.cell(kernel.name, "any").parent
     begun = [path for path in _children(scenarios) if path not in judged]
-    guests = [path for path in _children(top) if path.name.startswith(("boot-", "furnished"))]
+    guests = [path for path in _children(top) if path.name.startswith(_OF_GUESTS)]
     aside = _free_name(top)
     for path in (*begun, *guests):
         target = aside / path.relative_to(top)
@@ -249,4 +250,6 @@ def join_kernels(before: KernelResult, now: KernelResult) -> KernelResult:
         boot_findings=now.boot_findings or before.boot_findings,
         boots=before.boots + now.boots,
         forks=before.forks + now.forks,
+        retried=before.retried + now.retried,
+        hosts=tuple(dict.fromkeys((*before.hosts, *now.hosts))),
     )

@@ -1,4 +1,4 @@
-"""A whole run: one worker per kernel, some at a time; this thread alone owns the results."""
+"""A whole run: its cells are played somewhere; this thread alone owns the results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.adapters.accelerator import qemu_version
 from orchestrator.adapters.cache import Cache, disk_error
 from orchestrator.adapters.git import find_revision
-from orchestrator.adapters.machine import describe_wall
 from orchestrator.foundation import process
 from orchestrator.plan.allowing import judge_allowances
 from orchestrator.plan.outcome import KernelResult, Revision, RunInput, RunResult
@@ -25,12 +23,12 @@ from orchestrator.plan.paths import RunDir
 from orchestrator.plan.places import folder_places, scenario_places
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.version import KernelVersion
-from orchestrator.policy.capacity import Slots, default_guests
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Event, KernelDone, Listener
 from orchestrator.policy.reports import append_judged, write_html, write_reports
 from orchestrator.policy.resuming import find_inputs, join_kernels, with_kernels
-from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, Worker, utc_today
+from orchestrator.policy.venues import LocalVenue, Playing, Venue, VenueOrder
+from orchestrator.policy.worker import INTERRUPTED, RESULTS_ELSEWHERE, utc_today
 
 POLL_SECONDS = 0.2
 # All reports are written anew each time, which costs more the more there is in them: the next is
@@ -116,10 +114,12 @@ class Run:
         keep: threading.Event | None = None,
         in_order: bool = False,
         earlier: RunResult | None = None,
+        venue: Venue | None = None,
     ) -> None:
         """``keep`` holds each kernel's last guest until it is set. Cells are begun longest first,
         or, where somebody waits for one after another, ``in_order`` of the plan. ``earlier`` is
-        what this run has already come to, as ``resuming.take_over`` gives it.
+        what this run has already come to, as ``resuming.take_over`` gives it. ``venue`` is where
+        the cells are played, this machine if absent.
         """
         self._in_order = in_order
         self._plan = plan
@@ -128,7 +128,7 @@ class Run:
         self._listener = listener
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._keep = keep
-        self._slots = Slots(plan.jobs, default_guests(plan.jobs, plan.lab.file.guest))
+        self._venue = venue or LocalVenue()
         self._durations = Durations(cache, plan.lab.file.lab)
         self._today = utc_today()
         self._started = time.monotonic()
@@ -150,23 +150,14 @@ class Run:
 
         What is judged is on disk at once. Raises ``HostError`` if reports cannot be written.
         """
-        qemu, self._sandbox = qemu_version(), describe_wall()
         self._revision = find_revision(self._plan.lab.path.parent)
         self._inputs = find_inputs(self._plan)
-        workers = [self._worker(number) for number in range(len(self._plan.kernels))]
-        # One more than there are slots: it gets ready while the others' cells are played.
-        at_once = min(len(workers), self._plan.jobs + 1)
-        with ThreadPoolExecutor(at_once, thread_name_prefix="kernel") as pool:
-            futures = [pool.submit(worker.run) for worker in workers]
-            try:
-                self._watch(futures, stop, workers, qemu)
-            except BaseException:
-                process.stop_all()  # or leaving the pool would wait for the other kernels
-                raise
+        with self._venue.open(self._order()) as playing:
+            self._watch(playing, stop)
         # A signal that came when all was judged, as it ends --keep, interrupted nothing.
         results = self._kernels.values()
         unfinished = any(cell.reason == INTERRUPTED for kernel in results for cell in kernel.cells)
-        result = self._result(workers, qemu, interrupted=stop.is_set() and unfinished)
+        result = self._result(playing, interrupted=stop.is_set() and unfinished)
         self._report(result, whole=True)
         self._durations.remember(result.cells)
         return result
@@ -189,37 +180,29 @@ class Run:
         except OSError as error:
             raise disk_error(error, self._run_dir.root, RESULTS_ELSEWHERE) from error
 
-    def _worker(self, number: int) -> Worker:
-        return Worker(
-            self._plan.lab,
-            self._plan.kernels[number],
+    def _order(self) -> VenueOrder:
+        return VenueOrder(
+            self._plan,
             self._cache,
             self._run_dir,
             self._post,
-            self._slots,
-            durations=None if self._in_order else self._durations,
-            keep=self._keep,
-            today=self._today,
-            judged=self._cells.get(self._plan.kernels[number].name, ()),
+            self._today,
+            None if self._in_order else self._durations,
+            self._keep,
+            {name: tuple(cells) for name, cells in self._cells.items()},
         )
 
     def _post(self, event: Event) -> None:
         """The workers' side of the queue."""
         self._events.put(event)
 
-    def _watch(
-        self,
-        futures: list[Future[KernelResult]],
-        stop: threading.Event,
-        workers: list[Worker],
-        qemu: str,
-    ) -> None:
-        pending = set(futures)
+    def _watch(self, playing: Playing, stop: threading.Event) -> None:
+        pending = set(playing.futures)
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             self._take_events()
             if self._unreported and time.monotonic() >= self._next_report:
-                self._report(self._result(workers, qemu, interrupted=True))
+                self._report(self._result(playing, interrupted=True))
             for future in done:
                 future.result()  # a defect of ours in a worker must not pass unseen
             if stop.is_set() and not process.stopping():
@@ -243,8 +226,8 @@ class Run:
                     )
                 self._listener(event)
 
-    def _result(self, workers: list[Worker], qemu: str, *, interrupted: bool) -> RunResult:
-        verdict = next((worker.verdict for worker in workers if worker.verdict), None)
+    def _result(self, playing: Playing, *, interrupted: bool) -> RunResult:
+        facts = playing.facts()
         kernels = tuple(
             self._kernels.get(plan.name)
             or replace(
@@ -266,14 +249,14 @@ class Run:
             lab_version=__version__,
             started=self._started_text,
             seconds=time.monotonic() - self._started,
-            accelerator=verdict.accelerator if verdict else "none",
-            accelerator_reason=verdict.reason if verdict else "no guest was started",
-            qemu_version=qemu,
+            accelerator=facts.accelerator,
+            accelerator_reason=facts.accelerator_reason,
+            qemu_version=facts.qemu_version,
             interrupted=interrupted,
             kernels=kernels,
             scenarios=scenario_places(self._plan),
             folders=folder_places(self._plan),
             revision=self._revision,
-            sandbox=self._sandbox,
-            inputs=with_kernels(self._inputs, (worker.plan for worker in workers)),
+            sandbox=facts.sandbox,
+            inputs=with_kernels(self._inputs, playing.plans()),
         )

@@ -256,6 +256,8 @@ class Worker:
         self._open: tuple[Play, Path] | None = None
         """The cell that was played last, whose window is still open."""
         self.verdict: Verdict | None = None
+        self.failure: LabError | None = None
+        """Why nothing could be played, or nothing more, where that is so."""
 
     def run(self) -> KernelResult:
         """Play every cell of this kernel."""
@@ -281,6 +283,7 @@ class Worker:
             error = blame_error(error, damage)
         if error:
             self._give_up(Outcome.ERROR, error.message)
+        self.failure = error
         result = KernelResult(
             name=self._plan.name,
             identity=self._identity,

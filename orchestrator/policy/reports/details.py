@@ -32,6 +32,7 @@ MAX_CODE_LINES = 120
 MAX_LEFT_BEHIND = 50
 MAX_TESTS = 100
 MAX_ARTIFACTS = 50
+MAX_RETRIED = 20
 SIGNS = {
     Outcome.PASSED: "ok",
     Outcome.FAILED: "FAIL",
@@ -113,6 +114,11 @@ def _guests(kernel: KernelResult) -> Iterator[str]:
         yield cut(f"    before any module was loaded: {finding.kind}: {finding.headline}")
     if kernel.fork_note:
         yield cut(f"    {kernel.fork_note}")
+    if kernel.hosts:
+        yield cut(f"    played on {', '.join(kernel.hosts)}")
+    if kernel.retried:
+        yield f"    retried for the infrastructure: {len(kernel.retried)}"
+    yield from (cut(f"      {line}") for line in kernel.retried[:MAX_RETRIED])
 
 
 def _allow(result: RunResult) -> Iterator[str]:

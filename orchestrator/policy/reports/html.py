@@ -233,7 +233,7 @@ def _kernel_notes(kernel: KernelResult, base: str) -> Iterator[str]:
         yield f"<p>See {evidence_link(kernel.evidence, kernel.evidence, base)}</p>"
     if kernel.last_lines:
         yield f"<pre>{_lines(kernel.last_lines[-MAX_LAST_LINES:])}</pre>"
-    notes = (kernel.boot_note, kernel.build_note, kernel.fork_note)
+    notes = (kernel.boot_note, kernel.build_note, kernel.fork_note, *kernel.retried)
     yield from (f"<p>{_text(note)}</p>" for note in notes if note)
     for build in kernel.builds:
         if build.error:

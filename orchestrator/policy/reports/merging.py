@@ -143,6 +143,8 @@ def _merge_kernel(name: str, results: Sequence[RunResult]) -> KernelResult:
         boot_seconds=_sum([part.boot_seconds for part in parts]),
         build_seconds=_sum([part.build_seconds for part in parts]),
         cells=tuple(cells.values()),
+        retried=tuple(line for part in parts for line in part.retried),
+        hosts=tuple(dict.fromkeys(host for part in parts for host in part.hosts)),
     )
 
 

@@ -136,6 +136,8 @@ def _kernel(kernel: KernelResult) -> dict[str, Any]:
         "boot_findings": [_finding(finding) for finding in kernel.boot_findings],
         "forks": kernel.forks,
         "fork_note": kernel.fork_note,
+        "retried": list(kernel.retried),
+        "hosts": list(kernel.hosts),
         "cells": [_cell(cell) for cell in kernel.cells],
     }
 

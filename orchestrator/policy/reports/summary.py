@@ -42,7 +42,7 @@ def render_summary(result: RunResult) -> str:
         lines += ["", *_told(cell)]
     if len(told) > MAX_TOLD:
         lines += ["", f"… and {len(told) - MAX_TOLD} more; report.txt has them all"]
-    lines += _allow(result)
+    lines += [*_allow(result), *_retried(result)]
     accelerator = f"{result.accelerator} ({result.accelerator_reason})"
     lines += ["", *wrapped(f"accelerator: {accelerator}", "  ")]
     lines += wrapped(judge_result(result).message, "")
@@ -111,6 +111,14 @@ def _allow(result: RunResult) -> Iterator[str]:
         yield f"{allowed} complaint{'s' if allowed > 1 else ''} allowed; report.txt says why"
     for note in notes[:MAX_TOLD]:
         yield from wrapped(f"note: {note}", "  ")
+
+
+def _retried(result: RunResult) -> Iterator[str]:
+    """How often a cluster's machines failed; none of it is in a verdict."""
+    count = sum(len(kernel.retried) for kernel in result.kernels)
+    if count:
+        yield ""
+        yield f"retried for the infrastructure: {count}; report.txt says what and why"
 
 
 def _told(cell: CellResult) -> Iterator[str]:
