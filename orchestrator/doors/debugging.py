@@ -15,9 +15,9 @@ from orchestrator.foundation.errors import EXIT_INTERRUPTED, EXIT_PASSED, HostEr
 from orchestrator.plan.model import Lab, NamedScenario
 from orchestrator.plan.plan import select_scenarios
 from orchestrator.policy.debugging import Debugging, load_all, load_for, open_debugging
+from orchestrator.policy.preparing import resolve
 from orchestrator.policy.runner import orderly_stop, stopping_when
 from orchestrator.policy.session import Session, open_session, programs_for, session_dir
-from orchestrator.policy.worker import resolve
 
 POLL_SECONDS = 0.5
 

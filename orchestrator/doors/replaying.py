@@ -24,11 +24,11 @@ from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import KernelPlan
 from orchestrator.plan.replaying import Past, find_changes, find_past
 from orchestrator.plan.visible import visible
+from orchestrator.policy.preparing import resolve
 from orchestrator.policy.replay import Replay, parts_before, parts_now
 from orchestrator.policy.reports.reading import load_results
 from orchestrator.policy.runner import orderly_stop, stopping_when
 from orchestrator.policy.session import Session, open_session, programs_for, session_dir
-from orchestrator.policy.worker import resolve
 
 
 def replay(arguments: argparse.Namespace, lab: Lab, cache: Cache) -> int:

@@ -18,7 +18,7 @@ from orchestrator.plan.paths import tool_dir
 from orchestrator.plan.plan import KernelPlan, Plan
 from orchestrator.plan.recipe import Recipe
 from orchestrator.policy.events import Doing, Listener, Note
-from orchestrator.policy.worker import fetch, source_context
+from orchestrator.policy.preparing import fetch, source_context
 
 
 def make_lock(

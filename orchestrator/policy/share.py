@@ -38,8 +38,9 @@ from orchestrator.plan.plan import KernelPlan, resolve_plan
 from orchestrator.plan.recipes import load_recipe
 from orchestrator.policy.capacity import Slots, default_guests, default_jobs
 from orchestrator.policy.events import Doing, Event, Note
+from orchestrator.policy.preparing import prepare, resolve
 from orchestrator.policy.resuming import find_inputs
-from orchestrator.policy.worker import Worker, prepare, resolve
+from orchestrator.policy.worker import Worker
 
 JOBS_VARIABLE = "LAB_WORKER_JOBS"
 MAX_TEXT = 500

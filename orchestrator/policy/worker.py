@@ -8,53 +8,50 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from orchestrator.adapters.accelerator import Verdict, ensure_verdict
-from orchestrator.adapters.board import ensure_board
+from orchestrator.adapters.accelerator import Verdict
 from orchestrator.adapters.cache import Cache, disk_error
-from orchestrator.adapters.freezer import Freezer, room_for_frozen
-from orchestrator.adapters.images import Image, ensure_image, image_key
-from orchestrator.adapters.initramfs import ensure_initramfs
+from orchestrator.adapters.images import image_key
 from orchestrator.adapters.kbuild import BuiltModule, ModuleBuildError
 from orchestrator.adapters.kernels import (
     Kernel,
-    ensure_kernel,
-    ensure_resolution,
     kernel_key,
 )
-from orchestrator.adapters.machine import BootFiles, open_memory
-from orchestrator.adapters.programs import Program, load_program
-from orchestrator.adapters.sources import SourceContext
+from orchestrator.adapters.machine import open_memory
+from orchestrator.adapters.programs import Program
 from orchestrator.adapters.symbols import Symbols
-from orchestrator.adapters.vmlinux import BootKernel, ensure_boot_kernel, without_vmlinux
+from orchestrator.adapters.vmlinux import BootKernel
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import BuildError, LabError, RunInterruptedError, SourceError
 from orchestrator.plan.allowing import Allowance, allowances
 from orchestrator.plan.kconfig import missing_options
 from orchestrator.plan.klog import Finding, Record, find_findings, parse_log
-from orchestrator.plan.lock import Pinned, lock_path
 from orchestrator.plan.model import Lab
 from orchestrator.plan.outcome import CellResult, KernelIdentity, KernelResult, Outcome
-from orchestrator.plan.paths import RunDir, guest_dir, tool_dir
-from orchestrator.plan.plan import Cell, KernelPlan, with_known
-from orchestrator.plan.qemu import Board, GuestSpec
+from orchestrator.plan.paths import RunDir, tool_dir
+from orchestrator.plan.plan import Cell, KernelPlan
 from orchestrator.plan.version import KernelVersion
-from orchestrator.policy.building import BuildOrder, Built, Workshop
+from orchestrator.policy.building import Built, Workshop
 from orchestrator.policy.capacity import Slots
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.forks import ForkOrder, Forks
-from orchestrator.policy.frozen import bare_key, frozen_key, keep_frozen, take_frozen
-from orchestrator.policy.furnishing import furnish, keep_bare
-from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan, Place
+from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, Place
 from orchestrator.policy.play import Play
+from orchestrator.policy.preparing import (
+    Ready,
+    guest_plan,
+    load_programs,
+    open_workshop,
+    prepare,
+    resolve,
+)
+from orchestrator.policy.supply import Supply
 from orchestrator.policy.suspicion import Entry, Suspicion, blame, blame_error, entries_like
 
-# How many guests may fail, for one kernel of one run, before it is given up.
-MAX_FAILED_BOOTS = 2
 RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 # The reason of a cell that a signal kept from being judged.
 INTERRUPTED = "interrupted"
@@ -63,140 +60,6 @@ INTERRUPTED = "interrupted"
 def utc_today() -> datetime.date:
     """The day that it is in UTC: the same for whoever plays a lab at the same moment."""
     return datetime.datetime.now(datetime.UTC).date()
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A kernel that can be booted."""
-
-    kernel: Kernel
-    image: Image
-    files: BootFiles
-    verdict: Verdict
-    boot: BootKernel
-    board: Board
-
-
-def source_context(
-    lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener, log_dir: Path | None = None
-) -> SourceContext:
-    """What this kernel's source may use."""
-    return SourceContext(
-        cache,
-        plan.recipe,
-        lab.path.parent,
-        say=lambda what: listener(Doing(plan.name, what)),
-        log_dir=log_dir,
-    )
-
-
-def resolve(lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener) -> KernelPlan:
-    """The plan with its kernel known: as planned, or looked up now. Raises ``SourceError``."""
-    if plan.known is not None:
-        return plan
-    if plan.left_out:
-        hint = "`lab lock` locks it, if it is to be had now"
-        raise SourceError(f"{plan.name}: {plan.left_out}", hint=hint)
-    listener(Doing(plan.name, "looking the kernel up"))
-    context = source_context(lab, plan, cache, listener)
-    return with_known(plan, ensure_resolution(context, plan.entry))
-
-
-def fetch(
-    lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener, log_dir: Path | None = None
-) -> tuple[Kernel, Image]:
-    """Kernel and userland, fetched, or built, where they are not cached.
-
-    With a lock, they are what it says. The log of a kernel's build is left in ``log_dir``,
-    or in the cache. Raises ``SourceError`` or ``HostError``.
-    """
-    plan = resolve(lab, plan, cache, listener)
-    assert plan.known is not None, "resolve gives one"
-    context = source_context(lab, plan, cache, listener, log_dir)
-    listener(Doing(plan.name, f"getting the userland of {plan.recipe.release}"))
-    userland = plan.pinned.image if plan.pinned else plan.userland
-    packages = userland.packages if userland else None
-    image = ensure_image(cache, plan.recipe, tool_dir(), packages)
-    listener(Doing(plan.name, f"getting kernel {plan.known.release}"))
-    kernel = ensure_kernel(context, plan.entry, plan.known)
-    if plan.pinned:
-        _compare(plan.pinned, kernel)
-    return kernel, image
-
-
-def _compare(pinned: Pinned, kernel: Kernel) -> None:
-    """Raise ``SourceError`` where the kernel at hand is not the locked one."""
-    pairs = (
-        ("kernel file", pinned.kernel.vmlinuz, kernel.vmlinuz_sha256),
-        ("configuration", pinned.kernel.config, kernel.config_sha256),
-    )
-    for what, locked, found in pairs:
-        if locked != found:
-            raise SourceError(
-                f"the {what} of {kernel.release} is not the locked one: "
-                f"SHA-256 {found}, locked {locked}",
-                hint="`lab lock` says what is meant now",
-            )
-
-
-def prepare(
-    lab: Lab, plan: KernelPlan, cache: Cache, listener: Listener, log_dir: Path | None = None
-) -> Ready:
-    """Everything that a guest of this kernel boots from, as ``fetch`` got it.
-
-    Raises ``SourceError`` or ``HostError``.
-    """
-    kernel, image = fetch(lab, plan, cache, listener, log_dir)
-    initramfs = ensure_initramfs(cache, kernel, image, guest_dir())
-    boot = ensure_boot_kernel(cache, kernel)
-    files = BootFiles(boot.path, initramfs, image.squashfs_path, kernel.layer_path)
-    listener(Doing(plan.name, "looking for a usable accelerator"))
-    # The answer is for every kernel. A bzImage asks more of an accelerator: its code starts in
-    # real mode, and a vmlinux in protected mode, which both go through.
-    board = ensure_board(cache)
-    verdict = ensure_verdict(cache, replace(files, kernel_path=kernel.vmlinuz_path), board)
-    return Ready(kernel, image, files, verdict, boot, board)
-
-
-def guest_spec(lab: Lab, ready: Ready) -> GuestSpec:
-    """The virtual machine that the lab asks for."""
-    guest = lab.file.guest
-    return GuestSpec(
-        *(ready.verdict.accelerator, guest.memory_mib, guest.cpus, guest.arguments, guest.without),
-        board=ready.board,
-    )
-
-
-def load_programs(lab: Lab, version: KernelVersion) -> tuple[Program, ...]:
-    """The test programs of all scenarios that are for a kernel. Raises ``ConfigError``."""
-    steps = (
-        step
-        for scenario in lab.scenarios
-        if scenario.kernels.contains(version)
-        for step in scenario.programs
-    )
-    wanted = dict.fromkeys((step.exec, step.make) for step in steps)
-    return tuple(load_program(name, lab.program_paths[name], is_made) for name, is_made in wanted)
-
-
-def open_workshop(
-    lab: Lab, ready: Ready, plan: GuestPlan, cache: Cache, listener: Listener
-) -> Workshop:
-    """What builds the lab's modules for guests of this plan."""
-    order = BuildOrder(
-        kernel_name=plan.kernel,
-        kernel=ready.kernel,
-        image=ready.image,
-        module_dirs=lab.module_dirs,
-        entries=lab.file.modules,
-        # Beside a module's sources they would have it built anew for each word in a scenario.
-        without=frozenset({lab.path, lock_path(lab), *(s.path for s in lab.scenarios)}),
-        place=lab.file.build,
-        accelerator=ready.verdict.accelerator,
-        seconds=lab.file.timeouts.build * plan.scale,
-        output_dir=plan.run_dir.modules(plan.kernel),
-    )
-    return Workshop(order, cache, listener)
 
 
 class Worker:
@@ -239,18 +102,13 @@ class Worker:
         self._suspicion = Suspicion(cache)
         self._build_note = ""
         self._boots = BootCounter()
-        self._failures = 0
-        """How many guests were of no use, for no fault of a scenario."""
         self._boot_findings: tuple[Finding, ...] = ()
         self._forks = 0
         self._fork_note = ""
-        self._freezer = Freezer(cache, room_for_frozen())
         self._was_frozen = False
-        self._console = Path()
-        """What the guest said that is frozen, until then."""
         self._ready: Ready | None = None
-        self._boot: BootKernel | None = None
-        self._boot_seconds: float | None = None
+        self._supply_of: Supply | None = None
+        """Once it is known that a guest is needed."""
         self._build_seconds: float | None = None
         self._results = list(judged)
         self._open: tuple[Play, Path] | None = None
@@ -284,6 +142,7 @@ class Worker:
         if error:
             self._give_up(Outcome.ERROR, error.message)
         self.failure = error
+        boot = self._boot_file
         result = KernelResult(
             name=self._plan.name,
             identity=self._identity,
@@ -291,9 +150,9 @@ class Worker:
             hint=error.hint if error else "",
             evidence=self._place(error.evidence) if error else "",
             last_lines=error.last_lines if error else (),
-            boot_format=self._boot.format if self._boot else None,
-            boot_note=self._boot.reason if self._boot else "",
-            boot_seconds=self._boot_seconds,
+            boot_format=boot.format if boot else None,
+            boot_note=boot.reason if boot else "",
+            boot_seconds=self._supply_of.boot_seconds if self._supply_of else None,
             build_seconds=self._build_seconds,
             builds=tuple(self._built.folders) if self._built else (),
             build_note=self._build_note,
@@ -306,6 +165,18 @@ class Worker:
         )
         self._listener(KernelDone(result))
         return result
+
+    @property
+    def _boot_file(self) -> BootKernel | None:
+        """The kernel file that guests boot, as far as is known."""
+        if self._supply_of is not None:
+            return self._supply_of.boot_file
+        return None if self._ready is None else self._ready.boot
+
+    @property
+    def _supply(self) -> Supply:
+        assert self._supply_of is not None, "cells are to be played"
+        return self._supply_of
 
     @property
     def plan(self) -> KernelPlan:
@@ -336,7 +207,7 @@ class Worker:
         with self._slots.taken():
             ready = prepare(self._lab, self._plan, self._cache, self._listener, log_dir)
         self.verdict = ready.verdict
-        self._ready, self._boot = ready, ready.boot
+        self._ready = ready
         self._identity = replace(self._identity, kernel_sha256=ready.kernel.vmlinuz_sha256)
         todo = self._skip_what_lacks_an_option(ready.kernel, todo)
         if not todo:
@@ -381,14 +252,12 @@ class Worker:
 
     def _play(self, ready: Ready, todo: list[Cell]) -> None:
         """Play every cell: in forks of one guest, or, where that cannot be, in turn."""
-        plan = GuestPlan(
-            kernel=self._plan.name,
-            release=ready.kernel.release,
-            spec=guest_spec(self._lab, ready),
-            files=ready.files,
-            timeouts=self._lab.file.timeouts,
-            run_dir=self._run_dir,
-            programs=self._load_programs(todo),
+        programs = self._load_programs(todo)
+        plan = guest_plan(self._lab, self._plan.name, ready, self._run_dir, programs)
+        self._supply_of = Supply(
+            *(plan, ready, self._cache, self._listener, self._boots),
+            tell=self._tell_of_forks,
+            hear=self._note_boot_findings,
         )
         workshop = open_workshop(self._lab, ready, plan, self._cache, self._listener)
         if self._plan.modules_wanted:
@@ -397,76 +266,69 @@ class Worker:
             if self._built is not None:
                 todo = self._without_refused(todo)
         if todo and self._lab.file.guest.forks:
-            todo = self._play_in_forks(plan, workshop, todo)
+            todo = self._play_in_forks(workshop, todo)
         if todo:
             with self._slots.taken():
-                self._play_in_turn(plan, workshop, todo)
+                self._play_in_turn(workshop, todo)
 
-    def _play_in_forks(self, plan: GuestPlan, workshop: Workshop, todo: list[Cell]) -> list[Cell]:
+    def _play_in_forks(self, workshop: Workshop, todo: list[Cell]) -> list[Cell]:
         """Play each cell in a fork of one guest; those that could not be, and a note of why.
 
         The guest is one that an earlier run froze, if there is such a one.
         """
-        key = self._frozen_key(plan)
-        if key and (left := self._play_in_forks_of_before(plan, key, todo)) is not None:
+        # Where a guest has to boot before its modules are known, none can be known by them.
+        is_known = self._built is not None or not self._plan.modules_wanted
+        if is_known and (left := self._play_in_forks_of_before(todo)) is not None:
             return left
         todo = self._in_question(todo)
         with open_memory() as memory, ThreadPoolExecutor(1, "freezer") as keeper:
             with self._slots.taken():
-                frozen = self._furnish(plan, memory) if key else None
-                frozen = frozen or self._boot_and_freeze(plan, workshop, memory)
+                frozen = self._furnish(memory) if is_known else None
+                frozen = frozen or self._boot_and_freeze(workshop, memory)
             if frozen is None:
                 return todo
-            if key:
-                kept = keeper.submit(keep_frozen, self._freezer, key, frozen, self._console)
-            failure, todo = self._fork(plan, frozen, self._without_refused(todo))
-            if key:
+            if is_known:
+                kept = keeper.submit(self._supply.keep, self._modules, frozen)
+            failure, todo = self._fork(frozen, self._without_refused(todo))
+            if is_known:
                 kept.result()
             if failure is not None:
                 self._share_guests(failure)
         return todo
 
-    def _play_in_forks_of_before(
-        self, plan: GuestPlan, key: str, todo: list[Cell]
-    ) -> list[Cell] | None:
+    def _play_in_forks_of_before(self, todo: list[Cell]) -> list[Cell] | None:
         """Play in forks of what an earlier run froze; None where there is no such guest, or it
         does not go on.
         """
         with open_memory() as memory:
             with self._slots.taken():
-                frozen = take_frozen(self._freezer, key, self._with_boot_file(plan), memory)
+                frozen = self._supply.take(self._modules, memory)
             if frozen is None:
                 return None
             self._listener(Doing(self._plan.name, "going on with the guest that was frozen before"))
-            self._note_what_was_said(key)
-            failure, todo = self._fork(plan, frozen, todo)
+            self._note_what_was_said()
+            failure, todo = self._fork(frozen, todo)
         if failure is None:
             self._was_frozen = True
             return todo
-        self._freezer.drop(key)
+        self._supply.drop(self._modules)
         said = f"the guest that was frozen before does not go on: {failure.message}"
         self._tell_of_forks(f"{said}: another was booted")
         return None
+
+    @property
+    def _modules(self) -> Mapping[str, BuiltModule]:
+        """Those that were built, by their names."""
+        return self._built.modules if self._built else {}
 
     def _in_question(self, todo: Sequence[Cell]) -> list[Cell]:
         """Those of the cells that have no result yet."""
         judged = {result.scenario for result in self._results}
         return [cell for cell in todo if cell.scenario.name not in judged]
 
-    def _frozen_key(self, plan: GuestPlan) -> str:
-        """A guest's name in the freezer; none where it has to boot before its modules are known."""
-        if self._plan.modules_wanted and self._built is None:
-            return ""
-        modules = self._built.modules if self._built else {}
-        return frozen_key(self._bare_key(plan), modules, plan.programs)
-
-    def _bare_key(self, plan: GuestPlan) -> str:
-        assert self._ready is not None, "the kernel is ready"
-        return bare_key(self._with_boot_file(plan), self._ready.kernel, self._ready.image.key)
-
-    def _note_what_was_said(self, key: str) -> None:
-        """Leave the log of a guest's boot with the evidence, and tell of complaints in it."""
-        console = self._freezer.console_of(key)
+    def _note_what_was_said(self) -> None:
+        """Leave what the frozen guest said with the evidence, and tell of complaints in it."""
+        console = self._supply.said_before(self._modules)
         if console is None:
             return
         with contextlib.suppress(OSError):
@@ -474,48 +336,19 @@ class Worker:
             self._run_dir.frozen(self._plan.name).write_bytes(said)
             self._note_boot_findings(parse_log(said))
 
-    def _furnish(self, plan: GuestPlan, memory: int) -> FrozenGuest | None:
-        """A guest that stands still, made of one without modules that was frozen before: to change
-        a module takes no boot. None where there is no such guest, or it does not go on.
-
-        There is one from the second time on that this kernel gets modules.
-        """
-        plan, bare = self._with_boot_file(plan), self._bare_key(plan)
-        if self._frozen_key(plan) == bare or not self._freezer.has_alike(bare):
-            return None
-        modules = self._built.modules if self._built else {}
-        try:
-            if not self._freezer.has(bare):
-                self._keep_bare(plan, bare)
-            self._listener(Doing(self._plan.name, "putting modules into a guest frozen before"))
-            made = furnish(self._freezer, plan, bare, modules, memory, self._boots)
-        except LabError as error:
-            if isinstance(error, RunInterruptedError):
-                raise
-            process.check_stopping()
-            self._freezer.drop(bare)
-            said = f"the guest that was frozen without modules does not go on: {error.message}"
-            self._tell_of_forks(f"{said}: another was booted")
-            return None
+    def _furnish(self, memory: int) -> FrozenGuest | None:
+        """A guest that stands still, made of one without modules, where there is such a one."""
+        made = self._supply.furnished(self._modules, memory)
         if made is None:
             return None
-        self._console = made.console
         self._was_frozen = not self._boots.count
         if self._was_frozen:
             self._note_boot_findings(parse_log(made.said_before))
         return made.frozen
 
-    def _keep_bare(self, plan: GuestPlan, key: str) -> None:
-        """Boot a guest without modules, and keep it. Raises what a boot raises."""
-        with open_memory() as memory:
-            guest = self._booted(replace(plan, programs=()), memory, {})
-            keep_bare(self._freezer, key, guest, self._console)
-
-    def _boot_and_freeze(
-        self, plan: GuestPlan, workshop: Workshop, memory: int
-    ) -> FrozenGuest | None:
+    def _boot_and_freeze(self, workshop: Workshop, memory: int) -> FrozenGuest | None:
         """A guest with the modules in place that stands still; None, and a note, if that fails."""
-        guest = self._booted(plan, memory)
+        guest = self._supply.booted(self._modules, memory)
         try:
             if self._plan.modules_wanted and self._built is None:
                 self._build(workshop, guest)
@@ -529,14 +362,12 @@ class Worker:
         finally:
             guest.close()
 
-    def _fork(
-        self, plan: GuestPlan, frozen: FrozenGuest, todo: list[Cell]
-    ) -> tuple[LabError | None, list[Cell]]:
+    def _fork(self, frozen: FrozenGuest, todo: list[Cell]) -> tuple[LabError | None, list[Cell]]:
         """Play cells in forks of a guest: why not all of them, and which are left."""
         order = ForkOrder(
-            self._with_boot_file(plan),
+            self._supply.plan,
             frozen,
-            self._built.modules if self._built else {},
+            self._modules,
             self._boots,
             self._new_play,
             self._lab.file.settle,
@@ -564,61 +395,14 @@ class Worker:
             self._fork_note = note
             self._listener(Note(self._plan.name, note))
 
-    def _booted(
-        self,
-        plan: GuestPlan,
-        memory: int | None = None,
-        modules: Mapping[str, BuiltModule] | None = None,
-    ) -> Guest:
-        """A guest that has booted, with what was built if no ``modules`` are named. Raises what a
-        boot raises, at the second failure.
-        """
-        if modules is None:
-            modules = self._built.modules if self._built else {}
-        while True:
-            plan = self._with_boot_file(plan)
-            guest = Guest(plan, modules, self._boots)
-            self._listener(Doing(self._plan.name, "booting"))
-            started = time.monotonic()
-            try:
-                guest.boot(memory)
-            except LabError as error:
-                guest.close()
-                self._try_again(error)
-                if not guest.has_spoken:
-                    self._give_up_vmlinux(error)
-                continue
-            self._boot_seconds = self._boot_seconds or time.monotonic() - started
-            self._console = self._run_dir.boot(self._plan.name, self._boots.count) / "console.log"
-            self._note_boot_findings(guest.machine.log.records())
-            return guest
-
-    def _with_boot_file(self, plan: GuestPlan) -> GuestPlan:
-        """The plan with the kernel file that boots, as far as is known by now."""
-        assert self._boot is not None, "the kernel is ready"
-        return replace(plan, files=replace(plan.files, kernel_path=self._boot.path))
-
-    def _give_up_vmlinux(self, error: LabError) -> None:
-        """Boot the bzImage from now on: nothing was heard of the unpacked kernel."""
-        assert self._ready is not None, "the kernel is ready"
-        reason = f"its vmlinux did not start: {error.message}"
-        self._boot = without_vmlinux(self._boot or self._ready.boot, self._ready.kernel, reason)
-
-    def _try_again(self, error: LabError) -> None:
-        """Count a guest that failed; raises ``error`` if there were enough of them."""
-        self._failures += 1
-        if isinstance(error, RunInterruptedError) or self._failures >= MAX_FAILED_BOOTS:
-            raise error
-        self._listener(Note(self._plan.name, f"trying once more: {error.message}"))
-
-    def _play_in_turn(self, plan: GuestPlan, workshop: Workshop, todo: list[Cell]) -> None:
+    def _play_in_turn(self, workshop: Workshop, todo: list[Cell]) -> None:
         """One guest after another, until every cell is judged."""
         while todo:
-            guest = self._booted(plan)
+            guest = self._supply.booted(self._modules)
             try:
                 todo = self._play_in(guest, workshop, todo)
             except LabError as error:
-                self._try_again(error)
+                self._supply.try_again(error)
             finally:
                 guest.close()
 

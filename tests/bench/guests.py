@@ -21,7 +21,7 @@ from orchestrator.plan.paths import RunDir
 from orchestrator.policy.building import Built
 from orchestrator.policy.events import Event
 from orchestrator.policy.guest import FrozenGuest, Guest, GuestPlan
-from orchestrator.policy.worker import Ready, guest_spec, open_workshop, prepare
+from orchestrator.policy.preparing import Ready, guest_plan, open_workshop, prepare
 from tests.bench import host
 
 COMMAND_SECONDS = 30.0
@@ -65,14 +65,7 @@ class Guests:
 
     @cached_property
     def plan(self) -> GuestPlan:
-        return GuestPlan(
-            kernel=self.kernel,
-            release=self.ready.kernel.release,
-            spec=guest_spec(self._lab, self.ready),
-            files=self.ready.files,
-            timeouts=self._lab.file.timeouts,
-            run_dir=RunDir(self._folder),
-        )
+        return guest_plan(self._lab, self.kernel, self.ready, RunDir(self._folder))
 
     @cached_property
     def _built(self) -> Built | None:

@@ -24,7 +24,7 @@ from orchestrator.adapters.cache import Cache
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError
-from orchestrator.policy.worker import Ready
+from orchestrator.policy.preparing import Ready
 from tests.bench.measuring import NotMeasurableError
 
 OLDEST = (1, 42)

@@ -29,7 +29,8 @@ from orchestrator.plan.plan import Plan
 from orchestrator.policy.capacity import Slots
 from orchestrator.policy.events import Event
 from orchestrator.policy.locking import check_lock, make_lock, pin_what_fits
-from orchestrator.policy.worker import Worker, fetch
+from orchestrator.policy.preparing import fetch
+from orchestrator.policy.worker import Worker
 from tests.contract.mirror import Archive, Deb, Fault, Mirror, serve
 from tests.contract.openpgp import SigningKey
 
