@@ -18,7 +18,7 @@ from orchestrator.adapters.machine import QEMU, describe_wall
 from .conftest import LABS, REPOSITORY, Ran, lab_argv, run_lab
 
 LAB = LABS / "forks/lab.yaml"
-WALLED = "QEMU has namespaces of its own, without a network or files"
+WALLED = "QEMU has user, mount, process, IPC, UTS and network namespaces of its own"
 KEPT = re.compile(r"kept until Ctrl-C: (ssh .*)")
 BOOT_SECONDS = 600
 
