@@ -21,8 +21,8 @@ CPU_WEIGHT = 50
 TASKS_MAX = 8192
 # What stays for the rest of the machine.
 SPARED = 0.15
-ENTERED = "LAB_SCOPE_ENTERED"
-WITHOUT_SYSTEMD = "start the lab in a cgroup with limits on memory and processes, as containers are"
+ENTERED = "KMOD_LAB_IN_SCOPE"
+WITHOUT_SYSTEMD = "run the lab in a cgroup with limits, as containers have"
 
 
 def check_bounds(root: Path = host.ROOT) -> str:

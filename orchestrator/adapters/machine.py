@@ -663,9 +663,9 @@ def _launch(
                 cwd=Path("/"),
             )
         )
-        if inside is not None:
+        if wall is not None and inside is not None:
             stack.callback(inside.end, child)
-            inside.find(child)
+            inside.find(child, wall)
     finally:
         # Else our copies would keep the lines open after QEMU's death.
         for fd in theirs:
@@ -735,10 +735,10 @@ def _bytes_left(sock: socket.socket, question: int) -> int:
 def describe_wall() -> str:
     """What stands around this host's QEMU, in words."""
     try:
-        find_wall(process.find_tool(QEMU))
+        wall = find_wall(process.find_tool(QEMU))
     except HostError as error:
         return f"QEMU has no namespaces of its own: {error.message}"
-    return "QEMU has namespaces of its own, without a network or files"
+    return f"QEMU has {wall.namespaces} of its own"
 
 
 def _find_wall(binary: str) -> Wall | None:
@@ -757,8 +757,11 @@ def wall_prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tu
     kvm = spec.accelerator == "kvm"
     return (
         *(process.find_tool("prlimit"), *limits, "--"),
-        *_identity(kvm=kvm, walled=wall is not None),
-        *(() if wall is None or inside is None else wall.render(kvm=kvm, info=inside.info)),
+        *(
+            _identity(kvm=kvm, walled=False)
+            if wall is None or inside is None
+            else wall.render(identity=_identity(kvm=kvm, walled=True), kvm=kvm, info=inside.info)
+        ),
     )
 
 

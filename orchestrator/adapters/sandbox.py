@@ -40,7 +40,7 @@ def see_walls(cache: Cache) -> tuple[WallSeen, ...]:
 
 def _namespaces() -> tuple[WallSeen, WallSeen]:
     try:
-        find_wall(process.find_tool(QEMU))
+        wall = find_wall(process.find_tool(QEMU))
     except HostError as error:
         why, mend = error.message, error.hint
         return (
@@ -53,9 +53,7 @@ def _namespaces() -> tuple[WallSeen, WallSeen]:
             ),
         )
     return (
-        WallSeen(
-            "namespaces of QEMU", True, "user, mount, process, IPC, UTS, network; all read-only"
-        ),
+        WallSeen("namespaces of QEMU", True, f"{wall.namespaces}, all files read-only"),
         WallSeen("network of QEMU", True, "its own, with nobody in it"),
     )
 

@@ -18,8 +18,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrator.adapters import enter
 from orchestrator.adapters.box import HINT, TOOL, is_bwraps, refused
@@ -45,12 +45,28 @@ class Wall:
 
     tool: str
     shown: Shown
-    seals: bool
+    seals: bool = True
     """Whether no further user namespace can be made within."""
+    user: bool = True
+    """Whether there is a user namespace, too."""
 
-    def render(self, *, kvm: bool = False, info: int | None = None) -> tuple[str, ...]:
-        """The prefix of a command that is to be walled in."""
-        return render_walls(self.tool, self.shown, kvm=kvm, info=info, seals=self.seals)
+    def render(
+        self, *, identity: Sequence[str] = (), kvm: bool = False, info: int | None = None
+    ) -> tuple[str, ...]:
+        """The prefix of a command that is to be walled in, as whom ``identity`` makes of us."""
+        return render_walls(
+            *(self.tool, self.shown),
+            identity=identity,
+            kvm=kvm,
+            info=info,
+            user=self.user,
+            seals=self.seals,
+        )
+
+    @property
+    def namespaces(self) -> str:
+        """Which there are, in words."""
+        return f"{'user, ' if self.user else ''}mount, process, IPC, UTS and network namespaces"
 
 
 _found: dict[tuple[object, ...], Wall | HostError] = {}
@@ -87,18 +103,25 @@ def _find(program: str, tool: str) -> Wall:
     _check_program(program)
     files = [program, *_libraries(program)]
     files += [LOADER_CACHE] if os.path.exists(LOADER_CACHE) else []
-    wall = Wall(tool, _show(files, ()), seals=True)
+    wall = Wall(tool, _show(files, ()))
     done = _probe(wall, program)
     if done.status != 0 and b"disable-userns" in done.stderr:
-        wall = Wall(tool, wall.shown, seals=False)
+        wall = replace(wall, seals=False)
         done = _probe(wall, program)
+    if done.status != 0 and os.geteuid() == 0:
+        # Where user namespaces are closed, root needs none.
+        files.append(process.find_tool("setpriv"))
+        files += _libraries(files[-1])
+        without = Wall(tool, _show(files, ()), user=False)
+        again = _probe(without, program)
+        wall, done = (without, again) if again.status == 0 else (wall, done)
     if done.status != 0:
         if is_bwraps(done.stderr):
             raise refused(done)
         said = done.last_lines()[-300:] or f"status {done.status}"
         raise HostError(f"{program} does not run within walls: {said}")
     folders = done.stdout.decode(errors="replace").splitlines()
-    return Wall(tool, _show(files, filter(os.path.isdir, folders)), wall.seals)
+    return replace(wall, shown=_show(files, filter(os.path.isdir, folders)))
 
 
 def _check_pidfd() -> None:
@@ -165,7 +188,7 @@ def _follow(path: str, links: dict[str, str]) -> str:
 
 def _probe(wall: Wall, program: str) -> process.Completed:
     """QEMU's answer, from within, to where its firmware is."""
-    argv = (*unprivileged(), *wall.render(), program, "-L", "help")
+    argv = (*wall.render(identity=unprivileged()), program, "-L", "help")
     return process.run(argv, deadline=Deadline.after(PROBE_SECONDS, "QEMU's first walls"))
 
 
@@ -190,7 +213,7 @@ class Inside:
         self._pid = 0
         self._pidfd: int | None = None
 
-    def find(self, outer: process.Child) -> None:
+    def find(self, outer: process.Child, walled: Wall) -> None:
         """Wait for bubblewrap to say which process it is; quietly not where it starts none."""
         self._close(self.info)
         pid = _read_pid(self._told, Deadline.after(START_SECONDS, "bubblewrap's start"))
@@ -202,7 +225,8 @@ class Inside:
             # The id is nobody else's as long as this is who has to collect it.
             if _parent_of(pid) == outer.pid:
                 self._pid, self._pidfd = pid, pidfd
-                _limit_tasks(pid)
+                if walled.user:
+                    _limit_tasks(pid)
 
     def end(self, outer: process.Child) -> None:
         """Kill it, and wait until all that it held is given up."""

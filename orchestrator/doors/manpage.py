@@ -21,7 +21,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "0 keeps none.",
     "LAB_KERNEL_ORG": "The address of a mirror of kernel.org's releases.",
     "LAB_PATHS": "Folders, with colons between, that labs may take kernels from beside their own.",
-    "LAB_REQUIRE_SANDBOX": "1 refuses to start guests where a wall of the sandbox is missing.",
+    "LAB_REQUIRE_SANDBOX": "1 refuses to build or boot where a wall of the sandbox is missing.",
     "LAB_SNAPSHOT": "The address of a mirror of Debian's snapshot service.",
 }
 """What of the environment the lab heeds; proxies are taken from the usual variables."""

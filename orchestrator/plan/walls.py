@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 NOBODY = 65534
 KVM = "/dev/kvm"
@@ -47,25 +48,55 @@ def _is_below(path: str, folders: Iterable[str]) -> bool:
 
 
 def render_walls(
-    tool: str, shown: Shown, *, kvm: bool = False, info: int | None = None, seals: bool = True
+    tool: str,
+    shown: Shown,
+    *,
+    identity: Sequence[str] = (),
+    kvm: bool = False,
+    info: int | None = None,
+    user: bool = True,
+    seals: bool = True,
 ) -> tuple[str, ...]:
     """The words for bubblewrap, up to the command that is walled in.
 
     ``tool`` is bubblewrap (0.5 or later), ``info`` the descriptor that it tells the command's
     process id on, ``seals`` whether it can forbid further user namespaces (0.8).
+
+    ``identity`` is what makes root somebody else, before there are walls. Without a ``user``
+    namespace, which root alone can do without, it comes last, within them.
     """
+    own_user = ("--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY))
     return (
+        *(identity if user else ()),
         tool,
-        *("--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)),
-        *(("--disable-userns",) if seals else ()),
+        *(own_user if user else ()),
+        *(("--disable-userns",) if user and seals else ()),
         *("--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
         *("--unshare-cgroup-try", "--hostname", "guest"),
         # No process of bubblewrap's own inside: the command's id is the one that is told.
         *("--as-pid-1", "--die-with-parent"),
         *(() if info is None else ("--info-fd", str(info))),
+        *(() if user else _ways(shown, kvm)),
         *_files(shown, kvm),
-        *("--chdir", "/", "--clearenv", "--cap-drop", "ALL", "--"),
+        *("--chdir", "/", "--clearenv", "--cap-drop", "ALL"),
+        *(() if user or not identity else _TO_CHANGE),
+        "--",
+        *(() if user else identity),
     )
+
+
+# What setpriv(1) takes to become somebody else; nothing of it is left then.
+_TO_CHANGE = tuple(
+    word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}")
+)
+
+
+def _ways(shown: Shown, kvm: bool) -> Iterator[str]:
+    """Folders that lead to what is shown, for everybody: bubblewrap's own are its user's alone."""
+    paths = (*shown.paths, *(path for path, _ in shown.links), *((KVM,) if kvm else ()))
+    for folder in sorted({str(each) for path in paths for each in PurePosixPath(path).parents}):
+        if folder != "/":
+            yield from ("--perms", "0755", "--dir", folder)
 
 
 def _files(shown: Shown, kvm: bool) -> Iterator[str]:

@@ -13,17 +13,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.adapters import machine
+from orchestrator.adapters.cache import remove_tree
 from orchestrator.adapters.relay import open_relay
 from orchestrator.adapters.wall import MAX_TASKS, Inside, Wall, find_wall, kernel_version
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError
 from orchestrator.plan.qemu import GuestSpec
+from orchestrator.plan.walls import KVM
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -50,14 +53,35 @@ def inmate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     path.unlink()
+    remove_tree(path.parent / f"{path.name}-bin")
 
 
-@pytest.fixture(scope="module")
-def wall(inmate: Path) -> Wall:
-    try:
-        return find_wall(str(inmate))
-    except HostError as error:
-        pytest.skip(f"no walls here: {error.message}")
+@pytest.fixture(scope="module", params=["user", "no-user"])
+def wall(inmate: Path, request: pytest.FixtureRequest) -> Wall:
+    """With a user namespace, and as root makes walls where those are closed."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "no-user":
+            if os.geteuid() != 0:
+                pytest.skip("an ordinary user has no walls without a user namespace")
+            tool = inmate.parent / f"{inmate.name}-bin" / "bwrap"
+            tool.parent.mkdir(exist_ok=True)
+            tool.write_text(REFUSING.format(bwrap=process.find_tool("bwrap")))
+            tool.chmod(0o755)
+            patch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+        try:
+            found = find_wall(str(inmate))
+        except HostError as error:
+            pytest.skip(f"no walls here: {error.message}")
+    assert found.user is (request.param == "user")
+    return found
+
+
+# A machine that has no user namespaces for anybody.
+REFUSING = """\
+#!/bin/sh
+case " $* " in *" --unshare-user "*) echo "bwrap: setting up uid map: Denied" >&2; exit 1;; esac
+exec {bwrap} "$@"
+"""
 
 
 class Cell:
@@ -87,21 +111,23 @@ class Prison:
         self._output = folder / "output"
 
     @contextlib.contextmanager
-    def hold(self, *orders: str, pass_fds: tuple[int, ...] = ()) -> Iterator[Cell]:
+    def hold(
+        self, *orders: str, pass_fds: tuple[int, ...] = (), spec: GuestSpec = SPEC
+    ) -> Iterator[Cell]:
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(self._output.open("wb"))
             inside = stack.enter_context(contextlib.closing(Inside()))
-            argv = (*machine.wall_prefix(SPEC, self._wall, inside), str(self._inmate), *orders)
+            argv = (*machine.wall_prefix(spec, self._wall, inside), str(self._inmate), *orders)
             child = stack.enter_context(
                 process.start(argv, output=output, pass_fds=(inside.info, *pass_fds), cwd=Path("/"))
             )
             stack.callback(inside.end, child)
-            inside.find(child)
+            inside.find(child, self._wall)
             yield Cell(child, inside, self._output)
 
-    def ask(self, *orders: str) -> dict[str, str]:
+    def ask(self, *orders: str, spec: GuestSpec = SPEC) -> dict[str, str]:
         """What came of each order."""
-        with self.hold(*orders) as cell:
+        with self.hold(*orders, spec=spec) as cell:
             assert cell.child.wait(soon()) == 0, cell.said()
             lines = (line.partition(":") for line in cell.said().splitlines())
             return {order.strip(): came.strip() for order, _, came in lines}
@@ -205,7 +231,7 @@ def test_no_process_of_the_host_is_seen(prison: Prison) -> None:
 
 
 def test_it_is_nobody_without_privileges_or_an_environment(
-    prison: Prison, monkeypatch: pytest.MonkeyPatch
+    wall: Wall, prison: Prison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_TEST_SECRET", "hunter2")
     told = prison.ask("status", "environment:", "unshare-user:")
@@ -213,7 +239,9 @@ def test_it_is_nobody_without_privileges_or_an_environment(
     assert int(told["CapEff"], 16) == 0
     assert told["NoNewPrivs"] == "1"
     assert told["environment"] == ("PWD=/" if told["environment"] else "")
-    assert told["unshare-user"] in ("ENOSPC", "EPERM")
+    assert int(told["CapBnd"], 16) == 0
+    if wall.user:  # else the machine itself has none
+        assert told["unshare-user"] in ("ENOSPC", "EPERM")
 
 
 def test_a_file_cannot_grow_for_ever(prison: Prison, tmp_path: Path) -> None:
@@ -223,11 +251,15 @@ def test_a_file_cannot_grow_for_ever(prison: Prison, tmp_path: Path) -> None:
     assert (tmp_path / "output").stat().st_size == machine.MAX_FILE_BYTES
 
 
-def test_kvm_is_within_where_it_is_used_and_only_there(wall: Wall) -> None:
-    assert "/dev/kvm" not in wall.render()
-    argv = wall.render(kvm=True)
-    at = argv.index("--dev-bind")
-    assert argv[at : at + 3] == ("--dev-bind", "/dev/kvm", "/dev/kvm")
+@pytest.mark.skipif(not os.access(KVM, os.R_OK), reason=f"no {KVM}, or it is closed")
+def test_kvm_is_within_where_it_is_used_and_only_there(prison: Prison) -> None:
+    orders = (f"read:{KVM}", "list:/dev", "create:/dev/x", "status", "read:/etc/shadow")
+    told = prison.ask(*orders)
+    assert (told[f"read {KVM}"], told["list /dev"]) == ("ENOENT", "ENOENT")
+    told = prison.ask(*orders, spec=replace(SPEC, accelerator="kvm"))
+    assert (told[f"read {KVM}"], told["list /dev"]) == ("done", "kvm")
+    assert told["create /dev/x"] == "EROFS"
+    assert (told["CapEff"], told["read /etc/shadow"]) == (f"{0:016x}", "ENOENT")
 
 
 # --- ends --------------------------------------------------------------------------------
@@ -267,13 +299,14 @@ from orchestrator.foundation.deadline import Deadline
 
 def hold(stack, *orders):
     inside = stack.enter_context(contextlib.closing(Inside()))
-    argv = (*unprivileged(), *find_wall(sys.argv[1]).render(info=inside.info), sys.argv[1], *orders)
+    wall = find_wall(sys.argv[1])
+    argv = (*wall.render(identity=unprivileged(), info=inside.info), sys.argv[1], *orders)
     output = stack.enter_context(open(sys.argv[2], "wb"))
     child = stack.enter_context(
         process.start(argv, output=output, pass_fds=(inside.info,), cwd=Path("/"))
     )
     stack.callback(inside.end, child)
-    inside.find(child)
+    inside.find(child, wall)
     return inside
 
 def said(pattern):

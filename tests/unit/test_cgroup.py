@@ -35,7 +35,7 @@ def test_without_one_of_two_there_are_no_bounds(
     limits = {"memory_max": str(2 << 30), "pids_max": "500"} | {lacking: "max"}
     make_v2(tmp_path, **limits)
     monkeypatch.setattr(cgroup, "has_manager", lambda: True)
-    with pytest.raises(HostError, match="all together have none: .*unlimited") as caught:
+    with pytest.raises(HostError, match=r"all together have none: .*unlimited") as caught:
         check_bounds(tmp_path)
     assert caught.value.hint == "lab run --scope"
     monkeypatch.setattr(cgroup, "has_manager", lambda: False)
@@ -70,7 +70,7 @@ def test_where_nobody_gives_scopes_that_is_said(
 
 
 def test_a_scope_is_entered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """systemd-run stands in a file that leaves a mark; there is no systemd in a test."""
+    """Else systemd-run would start the lab, and that systemd-run, for ever."""
     mark = tmp_path / "mark"
     make_v2(tmp_path)
     monkeypatch.setattr(host, "ROOT", tmp_path)

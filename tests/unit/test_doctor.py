@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters import sandbox
+from orchestrator.adapters.accelerator import Verdict
 from orchestrator.adapters.apt import DEBIAN_KEYRING
 from orchestrator.doors import doctor
-from orchestrator.doors.doctor import INSTALL, PACKAGES, Check, check_host, report, require_host
+from orchestrator.doors.doctor import (
+    INSTALL,
+    PACKAGES,
+    Check,
+    check_host,
+    check_walls,
+    report,
+    require_host,
+)
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import EXIT_BROKEN, EXIT_PASSED, HostError
 
@@ -172,3 +184,72 @@ def test_every_tool_that_the_lab_starts_is_looked_for() -> None:
     asked = {name for text in texts for name in re.findall(r'find_tool\("([^"]+)"\)', text)}
     assert asked >= {"setpriv", "unshare", "prlimit", "mmdebstrap", "sqfstar"}
     assert asked <= set(PACKAGES) | set(doctor.OPTIONAL)
+
+
+# --- the walls of the sandbox ------------------------------------------------------------
+
+
+@root_only
+def test_a_wall_that_lacks_is_told_and_is_no_obstacle(
+    host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stand-in for QEMU is a script, which has no walls."""
+    assert report() == EXIT_PASSED
+    out = capsys.readouterr().out
+    assert "walls of the sandbox:\n" in out
+    assert "  --  namespaces of QEMU   " in out
+    assert "is a script" in out
+    assert "      mend: put the QEMU that it starts first in PATH\n" in out
+    assert report(as_json=True) == EXIT_PASSED
+    walls = {wall["name"]: wall for wall in json.loads(capsys.readouterr().out)["walls"]}
+    assert walls["namespaces of QEMU"]["well"] is False
+    assert walls["box of builds"]["well"] is True
+    assert walls["user of QEMU"]["found"] == "nobody, where the lab is root"
+    assert host
+
+
+@root_only
+@pytest.mark.parametrize(("value", "refused"), [("1", True), ("yes", True), ("0", False)])
+def test_a_run_that_requires_the_sandbox_is_refused(
+    host: Path, monkeypatch: pytest.MonkeyPatch, value: str, refused: bool
+) -> None:
+    assert host
+    require_host()
+    missing = "a wall is missing: namespaces of QEMU: .* is a script.*and 1 more: `lab doctor`"
+    with pytest.raises(HostError, match=missing) as caught:
+        require_host(sandbox=True)
+    assert caught.value.hint == "put the QEMU that it starts first in PATH"
+    monkeypatch.setenv(doctor.SANDBOX_VARIABLE, value)
+    if refused:
+        with pytest.raises(HostError, match=missing):
+            require_host()
+    else:
+        require_host()
+
+
+@root_only
+def test_a_box_and_a_filter_that_lack_are_told(host: Path) -> None:
+    for tool in ("prlimit", "env"):
+        (host / "bin" / tool).unlink()
+        (host / "bin" / tool).symlink_to(shutil.which(tool, path="/usr/bin:/bin") or "")
+    (host / "bin/bwrap").write_text(
+        "#!/bin/sh\necho 'bwrap: Creating new namespace failed: Not permitted' >&2\nexit 1\n"
+    )
+    (host / "bin/qemu-system-x86_64").write_text(
+        "#!/bin/sh\ncase $* in *-sandbox*) echo 'no sandbox in this binary' >&2; exit 1;; esac\n"
+    )
+    walls = {wall.name: wall for wall in check_walls()}
+    assert "refuses bubblewrap its namespaces" in walls["box of builds"].found
+    assert walls["system calls of QEMU"].found == "no sandbox in this binary"
+    assert not any(wall.needed for wall in walls.values())
+    with pytest.raises(HostError, match="and 3 more"):
+        require_host(sandbox=True)
+
+
+@root_only
+def test_root_that_must_keep_kvm_is_told(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host
+    monkeypatch.setattr(sandbox, "without_probing", lambda: Verdict("kvm", "a test"))
+    monkeypatch.setattr(sandbox, "everyone_may_use_kvm", lambda: False)
+    wall = next(wall for wall in check_walls() if wall.name == "user of QEMU")
+    assert (wall.well, wall.mend) == (False, "chgrp kvm /dev/kvm && chmod 0660 /dev/kvm")

@@ -57,6 +57,25 @@ def test_an_older_bubblewrap_gets_no_option_that_it_does_not_know() -> None:
     assert old == GOLDEN.replace("--disable-userns\n", "")
 
 
+def test_root_without_a_user_namespace_changes_its_user_within() -> None:
+    identity = ("setpriv", "--reuid=65534", "--")
+    argv = render_walls("bwrap", SHOWN, identity=identity, user=False)
+    assert "--unshare-user" not in argv
+    end = argv.index("--cap-drop")
+    changes = tuple(f"CAP_{name}" for name in ("SETUID", "SETGID", "SETPCAP"))
+    assert argv[end + 2 :] == (
+        *(word for name in changes for word in ("--cap-add", name)),
+        *("--", *identity),
+    )
+    for folder in ("/usr", "/usr/bin", "/usr/lib"):
+        at = argv.index(folder)
+        assert argv[at - 3 : at] == ("--perms", "0755", "--dir")
+        assert at < argv.index("--ro-bind")
+    # Root that stays root gets none of its privileges back.
+    assert "--cap-add" not in render_walls("bwrap", SHOWN, user=False)
+    assert render_walls("bwrap", SHOWN, identity=identity)[: len(identity)] == identity
+
+
 def test_nothing_writable_is_ever_bound() -> None:
     for kvm in (False, True):
         argv = render_walls("bwrap", SHOWN, kvm=kvm)
