@@ -250,7 +250,7 @@ def beyond_the_window(kind: bytes) -> Callable[[paramiko.Channel], None]:
         while sent < FLOOD:
             message = Message()
             message.add_byte(kind)
-            message.add_int(channel.remote_chanid)  # type: ignore[attr-defined]
+            message.add_int(channel.remote_chanid)
             if kind == cMSG_CHANNEL_EXTENDED_DATA:
                 message.add_int(1)
             message.add_string(b"x" * 32000)
