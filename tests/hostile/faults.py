@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import json
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.cache import Cache, default_cache_dir
-from orchestrator.adapters.upkeep import State, check, list_entries
+from orchestrator.adapters.upkeep import find_damaged, kinds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KERNEL = "6.1"
@@ -79,14 +81,41 @@ def lend_cache(root: Path) -> Path:
     return root
 
 
+OWN = ("modules", "frozen", "initramfs", "vmlinux", "hashes")
+WARM = "LAB_HOSTILE_WARM"
+"""A folder that keeps what a cache has of its own, so that the next tests need not make it."""
+
+
+def play_once(lab: Lab) -> None:
+    """Play a lab, so that its cache has all of its own; or put there what another test made."""
+    if WARM not in os.environ:
+        os.environ[WARM] = tempfile.mkdtemp(prefix="lab-warm-")
+        atexit.register(shutil.rmtree, os.environ[WARM])
+    kept = Path(os.environ[WARM])
+    if not any(kept.iterdir()):
+        lab.play()
+        copy_own(lab.cache, kept)
+    copy_own(kept, lab.cache)
+
+
+def copy_own(source: Path, target: Path) -> None:
+    """Put what a cache has of its own into another."""
+    for kind in OWN:
+        if (source / kind).is_dir():
+            shutil.copytree(source / kind, target / kind, dirs_exist_ok=True)
+
+
 def damaged(cache: Path) -> list[str]:
     """The entries of a cache that are not what they were, without what is lent."""
     opened = Cache(cache)
     try:
         return [
-            entry.name
-            for entry in list_entries(opened)
-            if not (cache / entry.kind).is_symlink() and check(opened, entry).state is State.DAMAGED
+            f"{kind}/{path.name}: {note}"
+            for kind in kinds(opened)
+            if not (cache / kind).is_symlink()
+            for path in sorted((cache / kind).iterdir())
+            if path.is_dir() and not path.name.startswith(".")
+            if (note := find_damaged(opened, kind, path.name))
         ]
     finally:
         opened.close()

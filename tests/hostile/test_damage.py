@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -24,11 +25,12 @@ from orchestrator.doors.planning import make_plan
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.paths import tool_dir
 
-from .faults import KERNEL, VERDICTS, Lab, lend_cache, seeded, write_lab
+from .faults import KERNEL, VERDICTS, Lab, lend_cache, play_once, seeded, write_lab
 
 Damage = Callable[[Path, random.Random], None]
 # What a guest boots from, and what is hidden where a guest was frozen before.
 BOOTED_FROM = ("images", "kernels", "initramfs", "vmlinux")
+DAMAGED_RESULTS = 150 if os.environ.get("LAB_NIGHTLY") == "1" else 30
 NOT_DAMAGED = ("locks", "roots", "trees", "apt", "keyrings")
 
 
@@ -104,7 +106,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab that has been played, with a cache of its own that has all that it needs."""
     folder = tmp_path_factory.mktemp("damage")
     lab = Lab(write_lab(folder / "lab"), lend_cache(folder / "cache"), folder / "results")
-    lab.play()
+    play_once(lab)
     copy_used(lab)
     lab.play("--offline")
     yield lab
@@ -236,7 +238,7 @@ def test_damaged_results_are_told_of(
     told: Counter[int] = Counter()
     names = ("latest/results.json", "20200101-000000-cut0/results.json")
     names += ("20200101-000000-cut0/judged.jsonl", "latest/judged.jsonl", "history.sqlite")
-    for number in range(150):
+    for number in range(DAMAGED_RESULTS):
         copied = results.with_name(f"copy-{number}")
         shutil.copytree(results, copied, symlinks=True)
         name, damage = chance.choice(names), chance.choice(DAMAGES)
@@ -254,4 +256,4 @@ def test_damaged_results_are_told_of(
             told[status] += 1
         shutil.rmtree(copied)
     with capsys.disabled():
-        print(f"\n150 damages, {len(COMMANDS)} commands each: {dict(told)}")
+        print(f"\n{DAMAGED_RESULTS} damages, {len(COMMANDS)} commands each: {dict(told)}")

@@ -18,7 +18,19 @@ from pathlib import Path
 
 import pytest
 
-from .faults import VERDICTS, Lab, adopting, damaged, left_behind, lend_cache, seeded, write_lab
+from .faults import (
+    OWN,
+    VERDICTS,
+    Lab,
+    adopting,
+    copy_own,
+    damaged,
+    left_behind,
+    lend_cache,
+    play_once,
+    seeded,
+    write_lab,
+)
 
 pytestmark = pytest.mark.vm
 HERE = Path(__file__).parent
@@ -34,7 +46,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("host")
     lab = Lab(write_lab(folder / "lab"), lend_cache(folder / "cache"), folder / "results")
     with adopting():
-        lab.play()
+        play_once(lab)
         yield lab
     shutil.rmtree(folder)
 
@@ -125,11 +137,10 @@ def play_while_filled(lab: Lab, disk: Path, seconds: float) -> str:
 def lab_on(disk: Path, lab: Lab, *, warm: bool) -> Lab:
     """The same lab, with cache and results on a disk of their own."""
     cache = lend_cache(disk / "cache")
-    for kind in ("modules", "frozen", "initramfs", "vmlinux", "hashes"):
-        if warm:
-            shutil.copytree(lab.cache / kind, cache / kind, dirs_exist_ok=True)
-        else:
-            shutil.rmtree(cache / kind, ignore_errors=True)
+    for kind in OWN:
+        shutil.rmtree(cache / kind, ignore_errors=True)
+    if warm:
+        copy_own(lab.cache, cache)
     return Lab(lab.path, cache, disk / "results")
 
 
