@@ -34,6 +34,13 @@ def prepare(share: Share, *archives: bytes) -> Prepared:
 
 
 def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
+    try:
+        return _play(share, prepared, *archives)
+    except real.UnfitError as error:
+        return Answer(real.Site().address, "", None, refusal=error.message, is_unfit=True)
+
+
+def _play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     if CODE in os.environ:
         parcel = replace(share.parcel, code=os.environ[CODE])
         return real.play_share(replace(share, parcel=parcel), prepared, *archives)

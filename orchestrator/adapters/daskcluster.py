@@ -297,14 +297,17 @@ def serve_worker(
     name: str,
     resources: Mapping[str, float],
     environment: Mapping[str, str],
+    preload: str,
 ) -> None:
     """Be a worker, in a process of its own that is started anew if it dies; blocks until a signal
-    comes, or the scheduler is gone. Raises ``ClusterError`` where it cannot be reached.
+    comes, or the scheduler is gone. ``preload`` is the module whose functions it will call.
+
+    Raises ``ClusterError`` where the scheduler cannot be reached.
     """
     import asyncio
 
     try:
-        asyncio.run(_serve(address, security, name, resources, environment))
+        asyncio.run(_serve(address, security, name, resources, environment, preload))
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         reason = clip(visible(str(error) or type(error).__name__), 300)
         raise ClusterError(
@@ -318,6 +321,7 @@ async def _serve(
     name: str,
     resources: Mapping[str, float],
     environment: Mapping[str, str],
+    preload: str,
 ) -> None:
     import asyncio
 
@@ -335,6 +339,8 @@ async def _serve(
         nthreads=2,
         memory_limit=0,  # the memory is the guests', which are other processes
         env=dict(environment),
+        # Or the first task would import the lab in the loop that has to answer the scheduler.
+        preload=[preload],
         config={"distributed.worker.profile.enabled": False},
     )
     async with nanny:

@@ -486,6 +486,7 @@ class ClusterPlaying:
                 *self._refs,
                 resources=self._needs,
                 workers=workers,
+                priority=1,  # what is ready is played before another kernel is made ready
                 done=lambda answer: self._said.put(("answer", share, answer)),
             )
 

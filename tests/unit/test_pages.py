@@ -19,7 +19,15 @@ from orchestrator.plan.plan import select_kernels, select_scenarios
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md"))}
-MINE = ("README.md", "tutorial.md", "own-module.md", "sandbox.md", "ci.md", "workplace.md")
+MINE = (
+    "README.md",
+    "tutorial.md",
+    "own-module.md",
+    "sandbox.md",
+    "ci.md",
+    "workplace.md",
+    "cluster.md",
+)
 # Pages whose commands are for a lab of their own, which they show.
 OWN_LAB = ("own-module.md",)
 KNOWN = {line.split("\t")[0] for line in answer(build_parser(), [""]).splitlines()}
