@@ -23,6 +23,8 @@ from orchestrator.policy.share import Answer, Prepared, Share
 GATE = "STANDIN_GATE"
 CODE = "STANDIN_CODE"
 """What the client's code is, as this worker is told."""
+FROM = "STANDIN_FROM"
+"""The gate is for a kernel's shares from this one on; all if absent."""
 REAL = "STANDIN_REAL"
 """Set, nothing is a stand-in."""
 
@@ -49,7 +51,8 @@ def _play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     with real._at_work(share) as site:
         lab, _ = real._open(share.parcel, archives)
         site.tell(share.topic, {"kind": "doing", "kernel": share.kernel, "text": f"at {site.name}"})
-        while GATE in os.environ and not Path(os.environ[GATE]).exists():
+        is_gated = GATE in os.environ and share.number >= int(os.environ.get(FROM, "0"))
+        while is_gated and not Path(os.environ[GATE]).exists():
             process.check_stopping()
             time.sleep(0.05)
         plan = real._plan_of(lab, share)

@@ -236,18 +236,23 @@ class Cluster:
         """Have a function called on a worker that has the ``resources``, or on one of ``workers``.
 
         Arguments can be what ``carry`` gave, and keys of earlier calls as ``Key``. ``done`` is
-        called, on a thread of Dask's, with what it gives or ``Lost``.
+        called, on a thread of Dask's, with what it gives or ``Lost``. Raises ``ClusterError``.
         """
         words = [self._futures[each.key] if isinstance(each, Key) else each for each in arguments]
-        future = self._client.submit(
-            function,
-            *words,
-            key=key,
-            pure=False,
-            resources=dict(resources),
-            workers=list(workers) or None,
-            priority=priority,
-        )
+        try:
+            future = self._client.submit(
+                function,
+                *words,
+                key=key,
+                pure=False,
+                resources=dict(resources),
+                workers=list(workers) or None,
+                priority=priority,
+            )
+        except Exception as error:  # a connection can end in any of many ways
+            if self.alive:
+                raise
+            raise self.gone() from error
         with self._lock:
             self._futures[key] = future
         future.add_done_callback(lambda ended: done(_outcome(ended)))

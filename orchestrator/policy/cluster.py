@@ -40,7 +40,7 @@ from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.visible import clip, visible
-from orchestrator.policy.capacity import QEMU_OVERHEAD_MIB, Slots
+from orchestrator.policy.capacity import GUESTS_PER_SLOT, QEMU_OVERHEAD_MIB, Slots
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Note
 from orchestrator.policy.resuming import join_kernels
@@ -469,8 +469,13 @@ class ClusterPlaying:
             self._submit(kernel, self._share(kernel, number, chunk))
 
     def _seconds(self, kernel: str, cell: Cell) -> float:
+        """What a cell takes of a share: it is watched for a while, but beside others."""
         known = self._durations.seconds_of(kernel, cell.scenario.name)
-        return UNKNOWN_SECONDS if known is None else known + self._order.plan.lab.file.settle / 10
+        return (
+            UNKNOWN_SECONDS
+            if known is None
+            else known + self._order.plan.lab.file.settle / GUESTS_PER_SLOT
+        )
 
     def _submit(self, kernel: _Kernel, share: Share, without: str = "") -> None:
         kernel.open_shares[share.key] = share

@@ -27,13 +27,14 @@ from pathlib import Path
 from orchestrator.adapters.cache import Cache, default_cache_dir
 from orchestrator.adapters.daskcluster import LAB, MEMORY
 from orchestrator.adapters.sources import entry_types
+from orchestrator.plan.chunks import split_evenly
 from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome
 from orchestrator.plan.paths import RunDir
 from orchestrator.plan.plan import Plan, resolve_plan
 from orchestrator.plan.recipes import load_shipped_recipe
-from orchestrator.policy.cluster import ClusterVenue, Tasks, Wishes
+from orchestrator.policy.cluster import SHARE_SECONDS, ClusterVenue, Tasks, Wishes
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Event
 from orchestrator.policy.share import Answer, Prepared, Share
@@ -43,6 +44,10 @@ from orchestrator.policy.venues import VenueOrder
 # with the modules built on the host: what a worker pays that has the kernel but no frozen guest.
 CELL_SECONDS = 0.617
 READY_SECONDS = 6.0
+# `run.wall` there, by its 78 scenarios: of a worker with two processors, all that a cell costs.
+WORKER_CELL_SECONDS = 37.0 / 78
+SIZES = ((4, 312), (17, 1300), (100, 10000), (300, 30000), (1000, 100000))
+WORKERS = (1, 3, 10, 50, 200)
 WEIGHT = 150 << 20
 """Bytes of a kernel and its userland in a cache."""
 
@@ -199,7 +204,7 @@ def simulate(kernels: int, scenarios: int, workers: int, scale: float, share: fl
                     future.result()
             wall, cpu = time.monotonic() - started, time.process_time() - cpu
     total = kernels * (sum(seconds.values()) + READY_SECONDS) * scale
-    chunks = kernels * max(1, -int(-sum(t + 0.2 for t in seconds.values()) // share))
+    chunks = kernels * len(split_evenly(list(seconds), lambda n: seconds[n] + 0.2, share))
     readied = statistics.mean(Counter(kernel for _, kernel in WORLD.ready).values())
     cells = kernels * scenarios
     return Figures(
@@ -218,6 +223,31 @@ def simulate(kernels: int, scenarios: int, workers: int, scale: float, share: fl
     )
 
 
+def estimate(kernels: int, cells: int, workers: int, readied: float) -> float:
+    """Seconds of a run, kernels in the caches: a worker has two processors and no KVM.
+
+    ``readied`` is on how many workers a kernel is made ready. At the end one share is waited for.
+    """
+    work = cells * WORKER_CELL_SECONDS + kernels * readied * READY_SECONDS
+    return work / workers + (SHARE_SECONDS / 2 if workers > 1 else 0.0)
+
+
+def render_sizes(readied: float) -> str:
+    """A table for docs/cluster.md."""
+    lines = ["| kernels | cells | " + " | ".join(f"{count} workers" for count in WORKERS) + " |"]
+    lines.append("|---|---|" + "---|" * len(WORKERS))
+    for kernels, cells in SIZES:
+        of = (estimate(kernels, cells, count, readied) for count in WORKERS)
+        lines.append(f"| {kernels} | {cells} | " + " | ".join(map(_in_words, of)) + " |")
+    return "\n".join(lines).replace(" 1 workers", " 1 worker") + "\n"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate, and print a line of JSON; 1 where cells were lost."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -225,8 +255,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenarios", type=int, default=100)
     parser.add_argument("--workers", type=int, default=20)
     parser.add_argument("--scale", type=float, default=0.01)
-    parser.add_argument("--share-seconds", type=float, default=30.0)
+    parser.add_argument("--share-seconds", type=float, default=SHARE_SECONDS)
+    parser.add_argument(
+        "--sizes",
+        type=float,
+        metavar="READIED",
+        help="print the page's table, and simulate nothing",
+    )
     chosen = parser.parse_args(argv)
+    if chosen.sizes is not None:
+        print(render_sizes(chosen.sizes), end="")
+        return 0
     os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "false")
     figures = simulate(
         chosen.kernels, chosen.scenarios, chosen.workers, chosen.scale, chosen.share_seconds

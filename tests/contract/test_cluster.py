@@ -29,7 +29,7 @@ from orchestrator.policy.reports.reading import load_results
 from orchestrator.policy.resuming import clear_folder, take_over
 from orchestrator.policy.runner import Run, create_run_dir
 from tests.clusters import Machines, make_papers, open_machines
-from tests.standin import CODE, GATE, REAL, TASKS
+from tests.standin import CODE, FROM, GATE, REAL, TASKS
 
 pytest.importorskip("distributed")
 
@@ -257,13 +257,11 @@ def test_a_worker_without_room_plays_nothing(
 def test_a_dead_scheduler_costs_what_is_not_judged(
     plan: Plan, machines: Machines, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
     machines.start_scheduler()
-    machines.start_worker("a", env=worker_env(tmp_path, "a"))
-    wishes = Wishes(share_seconds=6.0, wait_seconds=0.0, tasks=TASKS)
-    played = Played(plan, tmp_path, machines.address, wishes)
+    gate = {GATE: str(tmp_path / "never"), FROM: "1"}
+    machines.start_worker("a", env=worker_env(tmp_path, "a", **gate))
+    played = Played(plan, tmp_path, machines.address)
     played.wait_for(lambda event: isinstance(event, CellDone))
-    machines.start_worker("b", env=worker_env(tmp_path, "b", **{GATE: str(gate)}))
     machines.signal("scheduler", signal.SIGKILL)
     with pytest.raises(ClusterError, match="is gone") as caught:
         played.result()

@@ -50,7 +50,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         scenarios=lab.scenarios,
         recipes={"bookworm": load_shipped_recipe("bookworm")},
         known={
-            name: ResolvedKernel(release=f"{name}.0-9", version=f"{name}.9", origin="", parts=())
+            name: ResolvedKernel(
+                release=f"{name}.0-9", version=f"{name}.9", origin="there", parts=()
+            )
             for name in KERNELS
         },
         jobs=1,
