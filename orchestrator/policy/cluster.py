@@ -367,7 +367,7 @@ class ClusterPlaying:
         for key in gone:
             del self._placed[key]
         for kernel in self._kernels.values():
-            if kernel.prepared and kernel.prepared.key in gone and kernel.result is None:
+            if kernel.prepared and kernel.prepared.key in gone:
                 self._cluster.forget(kernel.prepared.key)
                 self._prepare(kernel)
             for share in [each for key, each in kernel.open_shares.items() if key in gone]:
@@ -433,6 +433,8 @@ class ClusterPlaying:
         kernel = self._kernels[share.kernel]
         if kernel.future.done() or share.attempt + 1 != kernel.prepare_attempts:
             return
+        assert kernel.prepared is not None, "it is what was answered"
+        self._placed.pop(kernel.prepared.key, None)
         if isinstance(answer, Prepared) and not answer.refusal:
             if answer.known and kernel.plan.known is None:
                 known = ResolvedKernel.model_validate_json(answer.known)
@@ -539,6 +541,7 @@ class ClusterPlaying:
         kernel = self._kernels[share.kernel]
         if kernel.open_shares.pop(share.key, None) is None or kernel.future.done():
             return
+        self._placed.pop(share.key, None)
         self._cluster.forget(share.key)
         if isinstance(answer, Lost):
             self._require_scheduler()

@@ -30,7 +30,14 @@ from tests.vm.conftest import (
 
 pytest.importorskip("distributed")
 
-WORDS = ("-k", "5.10", "-k", "6.1", "-s", "loading/*")
+SCENARIOS = (
+    "loading/taints-the-kernel-once",
+    "loading/is-refused-the-second-time",
+    "loading/leaves-nothing-behind",
+    "loading/is-hidden-by-its-old-file-before-5.0",
+)
+"""The last one is skipped on both kernels."""
+WORDS = ("-k", "5.10", "-k", "6.1", *(word for name in SCENARIOS for word in ("-s", name)))
 # What a worker of a test is given of this machine's cache: as links, so that nothing is copied.
 KINDS = ("accelerator", "images", "initramfs", "kernels", "modules", "resolved", "vmlinux")
 # What is of a machine and a moment. How often guests booted, and how many forks went on from
