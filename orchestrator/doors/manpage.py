@@ -22,6 +22,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "LAB_KERNEL_ORG": "The address of a mirror of kernel.org's releases.",
     "LAB_PATHS": "Folders, with colons between, that labs may take kernels from beside their own.",
     "LAB_SNAPSHOT": "The address of a mirror of Debian's snapshot service.",
+    "LAB_WORKER_JOBS": "How many guests a worker of a cluster has at a time; as `-j` says.",
 }
 """What of the environment the lab heeds; proxies are taken from the usual variables."""
 
