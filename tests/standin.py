@@ -53,6 +53,8 @@ def _play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
         site.tell(share.topic, {"kind": "doing", "kernel": share.kernel, "text": f"at {site.name}"})
         is_gated = GATE in os.environ and share.number >= int(os.environ.get(FROM, "0"))
         while is_gated and not Path(os.environ[GATE]).exists():
+            if process.stopping():
+                Path(f"{os.environ[GATE]}.ended").touch()
             process.check_stopping()
             time.sleep(0.05)
         plan = real._plan_of(lab, share)
