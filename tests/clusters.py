@@ -148,7 +148,8 @@ class Machines:
             "--no-show",
         )
         env = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": ttl}
-        self.start("scheduler", (*argv, *where), env, prefix)
+        preload = ("--preload", "orchestrator.policy.share")
+        self.start("scheduler", (*argv, *where, *preload), env, prefix)
         self.wait_for("scheduler", "Scheduler at:")
         return self.address
 

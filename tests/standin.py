@@ -23,6 +23,8 @@ from orchestrator.policy.share import Answer, Prepared, Share
 GATE = "STANDIN_GATE"
 CODE = "STANDIN_CODE"
 """What the client's code is, as this worker is told."""
+FROM = "STANDIN_FROM"
+"""The gate is for a kernel's shares from this one on; all if absent."""
 REAL = "STANDIN_REAL"
 """Set, nothing is a stand-in."""
 
@@ -34,6 +36,13 @@ def prepare(share: Share, *archives: bytes) -> Prepared:
 
 
 def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
+    try:
+        return _play(share, prepared, *archives)
+    except real.UnfitError as error:
+        return Answer(real.Site().address, "", None, refusal=error.message, is_unfit=True)
+
+
+def _play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     if CODE in os.environ:
         parcel = replace(share.parcel, code=os.environ[CODE])
         return real.play_share(replace(share, parcel=parcel), prepared, *archives)
@@ -42,7 +51,10 @@ def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     with real._at_work(share) as site:
         lab, _ = real._open(share.parcel, archives)
         site.tell(share.topic, {"kind": "doing", "kernel": share.kernel, "text": f"at {site.name}"})
-        while GATE in os.environ and not Path(os.environ[GATE]).exists():
+        is_gated = GATE in os.environ and share.number >= int(os.environ.get(FROM, "0"))
+        while is_gated and not Path(os.environ[GATE]).exists():
+            if process.stopping():
+                Path(f"{os.environ[GATE]}.ended").touch()
             process.check_stopping()
             time.sleep(0.05)
         plan = real._plan_of(lab, share)

@@ -236,18 +236,23 @@ class Cluster:
         """Have a function called on a worker that has the ``resources``, or on one of ``workers``.
 
         Arguments can be what ``carry`` gave, and keys of earlier calls as ``Key``. ``done`` is
-        called, on a thread of Dask's, with what it gives or ``Lost``.
+        called, on a thread of Dask's, with what it gives or ``Lost``. Raises ``ClusterError``.
         """
         words = [self._futures[each.key] if isinstance(each, Key) else each for each in arguments]
-        future = self._client.submit(
-            function,
-            *words,
-            key=key,
-            pure=False,
-            resources=dict(resources),
-            workers=list(workers) or None,
-            priority=priority,
-        )
+        try:
+            future = self._client.submit(
+                function,
+                *words,
+                key=key,
+                pure=False,
+                resources=dict(resources),
+                workers=list(workers) or None,
+                priority=priority,
+            )
+        except Exception as error:  # a connection can end in any of many ways
+            if self.alive:
+                raise
+            raise self.gone() from error
         with self._lock:
             self._futures[key] = future
         future.add_done_callback(lambda ended: done(_outcome(ended)))
@@ -297,14 +302,17 @@ def serve_worker(
     name: str,
     resources: Mapping[str, float],
     environment: Mapping[str, str],
+    preload: str,
 ) -> None:
     """Be a worker, in a process of its own that is started anew if it dies; blocks until a signal
-    comes, or the scheduler is gone. Raises ``ClusterError`` where it cannot be reached.
+    comes, or the scheduler is gone. ``preload`` is the module whose functions it will call.
+
+    Raises ``ClusterError`` where the scheduler cannot be reached.
     """
     import asyncio
 
     try:
-        asyncio.run(_serve(address, security, name, resources, environment))
+        asyncio.run(_serve(address, security, name, resources, environment, preload))
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         reason = clip(visible(str(error) or type(error).__name__), 300)
         raise ClusterError(
@@ -318,6 +326,7 @@ async def _serve(
     name: str,
     resources: Mapping[str, float],
     environment: Mapping[str, str],
+    preload: str,
 ) -> None:
     import asyncio
 
@@ -335,6 +344,8 @@ async def _serve(
         nthreads=2,
         memory_limit=0,  # the memory is the guests', which are other processes
         env=dict(environment),
+        # Or the first task would import the lab in the loop that has to answer the scheduler.
+        preload=[preload],
         config={"distributed.worker.profile.enabled": False},
     )
     async with nanny:

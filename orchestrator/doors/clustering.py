@@ -23,7 +23,7 @@ from orchestrator.foundation.errors import EXIT_PASSED, UsageError
 from orchestrator.plan.visible import visible
 from orchestrator.policy.capacity import available_mib
 from orchestrator.policy.cluster import ClusterVenue, Wishes
-from orchestrator.policy.share import JOBS_VARIABLE
+from orchestrator.policy.share import JOBS_VARIABLE, play_share
 
 
 def check_run(arguments: argparse.Namespace) -> None:
@@ -71,5 +71,12 @@ def work(arguments: argparse.Namespace) -> int:
         f"lab: {visible(name)} works for {visible(address)}: {words}", file=sys.stderr, flush=True
     )
     environment = {JOBS_VARIABLE: str(arguments.jobs)} if arguments.jobs else {}
-    serve_worker(address, security, name=name, resources=resources, environment=environment)
+    serve_worker(
+        address,
+        security,
+        name=name,
+        resources=resources,
+        environment=environment,
+        preload=play_share.__module__,
+    )
     return EXIT_PASSED

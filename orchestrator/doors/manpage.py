@@ -23,6 +23,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "LAB_PATHS": "Folders, with colons between, that labs may take kernels from beside their own.",
     "LAB_REQUIRE_SANDBOX": "1 refuses to build or boot where a wall of the sandbox is missing.",
     "LAB_SNAPSHOT": "The address of a mirror of Debian's snapshot service.",
+    "LAB_WORKER_JOBS": "How many guests a worker of a cluster has at a time; as `-j` says.",
 }
 """What of the environment the lab heeds; proxies are taken from the usual variables."""
 

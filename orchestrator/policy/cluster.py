@@ -40,7 +40,7 @@ from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome
 from orchestrator.plan.plan import Cell, KernelPlan, with_known
 from orchestrator.plan.visible import clip, visible
-from orchestrator.policy.capacity import QEMU_OVERHEAD_MIB, Slots
+from orchestrator.policy.capacity import GUESTS_PER_SLOT, QEMU_OVERHEAD_MIB, Slots
 from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Note
 from orchestrator.policy.resuming import join_kernels
@@ -367,7 +367,7 @@ class ClusterPlaying:
         for key in gone:
             del self._placed[key]
         for kernel in self._kernels.values():
-            if kernel.prepared and kernel.prepared.key in gone and kernel.result is None:
+            if kernel.prepared and kernel.prepared.key in gone:
                 self._cluster.forget(kernel.prepared.key)
                 self._prepare(kernel)
             for share in [each for key, each in kernel.open_shares.items() if key in gone]:
@@ -433,6 +433,8 @@ class ClusterPlaying:
         kernel = self._kernels[share.kernel]
         if kernel.future.done() or share.attempt + 1 != kernel.prepare_attempts:
             return
+        assert kernel.prepared is not None, "it is what was answered"
+        self._placed.pop(kernel.prepared.key, None)
         if isinstance(answer, Prepared) and not answer.refusal:
             if answer.known and kernel.plan.known is None:
                 known = ResolvedKernel.model_validate_json(answer.known)
@@ -469,8 +471,13 @@ class ClusterPlaying:
             self._submit(kernel, self._share(kernel, number, chunk))
 
     def _seconds(self, kernel: str, cell: Cell) -> float:
+        """What a cell takes of a share: it is watched for a while, but beside others."""
         known = self._durations.seconds_of(kernel, cell.scenario.name)
-        return UNKNOWN_SECONDS if known is None else known + self._order.plan.lab.file.settle / 10
+        return (
+            UNKNOWN_SECONDS
+            if known is None
+            else known + self._order.plan.lab.file.settle / GUESTS_PER_SLOT
+        )
 
     def _submit(self, kernel: _Kernel, share: Share, without: str = "") -> None:
         kernel.open_shares[share.key] = share
@@ -486,6 +493,7 @@ class ClusterPlaying:
                 *self._refs,
                 resources=self._needs,
                 workers=workers,
+                priority=1,  # what is ready is played before another kernel is made ready
                 done=lambda answer: self._said.put(("answer", share, answer)),
             )
 
@@ -533,6 +541,7 @@ class ClusterPlaying:
         kernel = self._kernels[share.kernel]
         if kernel.open_shares.pop(share.key, None) is None or kernel.future.done():
             return
+        self._placed.pop(share.key, None)
         self._cluster.forget(share.key)
         if isinstance(answer, Lost):
             self._require_scheduler()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,8 +29,8 @@ from orchestrator.policy.events import CellDone, Doing, Event, Note
 from orchestrator.policy.reports.reading import load_results
 from orchestrator.policy.resuming import clear_folder, take_over
 from orchestrator.policy.runner import Run, create_run_dir
-from tests.clusters import Machines, make_papers, open_machines
-from tests.standin import CODE, GATE, REAL, TASKS
+from tests.clusters import Machines, free_port, make_papers, open_machines
+from tests.standin import CODE, FROM, GATE, REAL, TASKS
 
 pytest.importorskip("distributed")
 
@@ -257,13 +258,11 @@ def test_a_worker_without_room_plays_nothing(
 def test_a_dead_scheduler_costs_what_is_not_judged(
     plan: Plan, machines: Machines, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
     machines.start_scheduler()
-    machines.start_worker("a", env=worker_env(tmp_path, "a"))
-    wishes = Wishes(share_seconds=6.0, wait_seconds=0.0, tasks=TASKS)
-    played = Played(plan, tmp_path, machines.address, wishes)
+    gate = {GATE: str(tmp_path / "never"), FROM: "1"}
+    machines.start_worker("a", env=worker_env(tmp_path, "a", **gate))
+    played = Played(plan, tmp_path, machines.address)
     played.wait_for(lambda event: isinstance(event, CellDone))
-    machines.start_worker("b", env=worker_env(tmp_path, "b", **{GATE: str(gate)}))
     machines.signal("scheduler", signal.SIGKILL)
     with pytest.raises(ClusterError, match="is gone") as caught:
         played.result()
@@ -292,6 +291,33 @@ def test_an_interrupted_run_says_so(plan: Plan, machines: Machines, tmp_path: Pa
     result = played.result()
     assert result.interrupted
     assert {cell.outcome for cell in result.cells} == {Outcome.SKIPPED}
+    end = time.monotonic() + 60
+    while not (tmp_path / "never.ended").exists():  # what the worker was at, too
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_kernel_of_this_machine_is_not_sent(plan: Plan, tmp_path: Path) -> None:
+    folder = plan.lab.path.parent
+    entry = "{image: bookworm, path: {kernel: k, modules: m, build: b}}"
+    (folder / "lab.yaml").write_text(LAB.replace("scenarios:", f"  mine: {entry}\nscenarios:"))
+    lab = load_lab(folder / "lab.yaml", entry_types())
+    recipes = {"bookworm": load_shipped_recipe("bookworm")}
+    mine = resolve_plan(
+        lab,
+        kernels=("mine",),
+        scenarios=lab.scenarios,
+        recipes=recipes,
+        known={"mine": KNOWN["6.1"]},
+        jobs=1,
+    )
+    with pytest.raises(UsageError, match="are not sent to a cluster: mine"):
+        Played(mine, tmp_path, "tcp://127.0.0.1:1").result()
+
+
+def test_nobody_at_the_address_is_told(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="does not answer"):
+        Played(plan, tmp_path, f"tcp://127.0.0.1:{free_port()}").result()
 
 
 @pytest.mark.parametrize(

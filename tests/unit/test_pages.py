@@ -27,6 +27,7 @@ MINE = (
     "ci.md",
     "workplace.md",
     "looking.md",
+    "cluster.md",
 )
 # Pages whose commands are for a lab of their own, which they show.
 OWN_LAB = ("own-module.md",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         scenarios=lab.scenarios,
         recipes={"bookworm": load_shipped_recipe("bookworm")},
         known={
-            name: ResolvedKernel(release=f"{name}.0-9", version=f"{name}.9", origin="", parts=())
+            name: ResolvedKernel(
+                release=f"{name}.0-9", version=f"{name}.9", origin="there", parts=()
+            )
             for name in KERNELS
         },
         jobs=1,
@@ -125,8 +128,6 @@ def test_what_was_chosen_stays_chosen(plan: Plan) -> None:
         (kernel, tuple(cell for cell in kernel.cells if cell.scenario.name == "a/one"))
         for kernel in plan.kernels
     )
-    from dataclasses import replace
-
     few = replace(plan, kernels=tuple(replace(kernel, cells=c) for kernel, c in chosen))
     (words,) = all_arguments(few, make_shards(few, 1, length))
     assert cells(played(plan, words, "x")) == [
@@ -147,7 +148,7 @@ def test_what_github_reads(plan: Plan) -> None:
 
 def test_what_gitlab_reads(plan: Plan) -> None:
     shards = make_shards(plan, 3, length)
-    value = parse_yaml(render_gitlab(plan, shards), Path("pipeline.yml")).value
+    value = parse_yaml(render_gitlab(plan, shards).encode(), Path("pipeline.yml")).value
     assert isinstance(value, dict)
     jobs = [name for name in value if name.startswith("shard-")]
     assert len(jobs) == len(shards)
