@@ -40,7 +40,7 @@ from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.building import BuildOrder, Built, Workshop
 from orchestrator.policy.capacity import Slots
 from orchestrator.policy.durations import Durations
-from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
+from orchestrator.policy.events import CellDone, Doing, Fetching, KernelDone, Listener, Note
 from orchestrator.policy.forks import ForkOrder, Forks
 from orchestrator.policy.frozen import bare_key, frozen_key, keep_frozen, take_frozen
 from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan, Place
@@ -79,6 +79,7 @@ def source_context(
         plan.recipe,
         lab.path.parent,
         say=lambda what: listener(Doing(plan.name, what)),
+        tell=lambda done, total: listener(Fetching(plan.name, done, total)),
         log_dir=log_dir,
     )
 
