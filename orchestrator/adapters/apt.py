@@ -13,11 +13,12 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.adapters.cache import Cache, hash_of, sha256_of, watch_room
+from orchestrator.adapters.fetching import Tally, Tell, fetch_all, tell_nobody
 from orchestrator.adapters.signatures import install_verifier
 from orchestrator.adapters.snapshot import fetch_package, service_url
 from orchestrator.foundation import process
@@ -251,15 +252,28 @@ class AptRoot:
         packages = (_parse_package(text) for text in done.stdout.decode().split("\n\n"))
         return {package.name: package for package in packages if package is not None}
 
-    def download(self, parts: Iterable[Part], folder: Path) -> tuple[Path, ...]:
-        """Fetch packages into ``folder``; each is what its hash says, or ``SourceError``.
+    def download(
+        self, parts: Iterable[Part], folder: Path, tell: Tell = tell_nobody
+    ) -> tuple[Path, ...]:
+        """Fetch packages into ``folder``, some at a time; each is what its hash says, or
+        ``SourceError``.
 
         One that the index no longer names is looked for where the archive kept it, and then
         at the snapshot service, if there is one for this archive.
         """
-        return tuple(self._fetch(part, folder) for part in parts)
+        wanted = tuple(parts)
+        tally = Tally(folder, sum(part.size for part in wanted), tell)
 
-    def _fetch(self, part: Part, folder: Path) -> Path:
+        def fetch(part: Part, check: Callable[[], None]) -> Path:
+            def watch() -> None:
+                check()
+                tally.look()
+
+            return self._fetch(part, folder, watch)
+
+        return fetch_all(wanted, fetch)
+
+    def _fetch(self, part: Part, folder: Path, watch: Callable[[], None]) -> Path:
         self._cache.require_network(part.label)
         target = folder / f"{part.name}.deb"
         complaints = []
@@ -267,7 +281,8 @@ class AptRoot:
         if self._snapshot is not None:
             ways.append(functools.partial(self._fetch_by_snapshot, self._snapshot))
         for fetch in ways:
-            complaint = fetch(part, target)
+            watch()
+            complaint = fetch(part, target, watch)
             if not complaint and sha256_of(target) == part.sha256:
                 return target
             target.unlink(missing_ok=True)
@@ -278,17 +293,17 @@ class AptRoot:
             "`lab lock` locks that, and `lab import` brings it from where it is still kept",
         )
 
-    def _fetch_by_name(self, part: Part, target: Path) -> str:
+    def _fetch_by_name(self, part: Part, target: Path, watch: Callable[[], None]) -> str:
         """Have apt find it; what went wrong, if anything did."""
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as name:
-            done = self._run("apt-get", "download", part.label, cwd=Path(name))
+            done = self._run("apt-get", "download", part.label, cwd=Path(name), watch=watch)
             found = list(Path(name).glob("*.deb"))
             if done.status != 0 or len(found) != 1:
                 return _telling_lines(done)
             found[0].rename(target)
         return ""
 
-    def _fetch_by_place(self, part: Part, target: Path) -> str:
+    def _fetch_by_place(self, part: Part, target: Path, watch: Callable[[], None]) -> str:
         """Look in the archive's pool, where superseded packages stay for a while."""
         if part.place is None:
             return "the lock does not say where it was"
@@ -300,6 +315,7 @@ class AptRoot:
                 done = self._run(
                     *(APT_HELPER, "download-file", f"{base}/{part.place}", str(path)),
                     f"SHA256:{part.sha256}",
+                    watch=watch,
                 )
                 if done.status == 0 and path.exists():
                     path.rename(target)
@@ -308,10 +324,12 @@ class AptRoot:
         return complaint
 
     @staticmethod
-    def _fetch_by_snapshot(service: str, part: Part, target: Path) -> str:
+    def _fetch_by_snapshot(
+        service: str, part: Part, target: Path, watch: Callable[[], None]
+    ) -> str:
         """Ask the service that forgets nothing."""
         try:
-            fetch_package(service, part, target)
+            fetch_package(service, part, target, lambda *_: watch())
         except SourceError as error:
             return error.message
         return ""
@@ -346,12 +364,24 @@ class AptRoot:
                 problem = _telling_lines(done)
         raise SourceError(f"cannot fetch {source}'s {ending}: {problem}")
 
-    def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> process.Completed:
+    def _run(
+        self,
+        tool: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> process.Completed:
         path = tool if tool.startswith("/") else process.find_tool(tool)
         argv = (path, *self._options, *arguments)
         deadline = Deadline.after(NETWORK_SECONDS, f"{tool} {arguments[0]}")
         folder = cwd or self._root
-        return process.run(argv, deadline=deadline, cwd=folder, watch=watch_room(folder))
+        look = watch_room(folder)
+
+        def watch_both() -> None:
+            look()
+            watch()
+
+        return process.run(argv, deadline=deadline, cwd=folder, watch=watch_both)
 
 
 def _parse_package(text: str) -> Package | None:

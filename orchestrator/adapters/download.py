@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orchestrator.adapters.cache import disk_error, watch_room
+from orchestrator.adapters.fetching import Tell, tell_nobody
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
@@ -62,16 +63,18 @@ def download(
     max_bytes: int,
     sha256: str = "",
     patience: Patience | None = None,
+    tell: Tell = tell_nobody,
 ) -> Path:
     """Fetch ``url`` to ``path``, whole and as its hash says, or not at all.
 
     A transfer that breaks off goes on where it was. Blocks until ``deadline`` at the
     longest, and checks it between two reads, each of which may last ``patience.stall``.
-    Proxies are taken from the environment. Raises ``MissingError`` where the server has no
+    Proxies are taken from the environment. What has come is told once a second; what ``tell``
+    raises ends it. Raises ``MissingError`` where the server has no
     such file, ``SourceError`` otherwise, ``HostError`` where the disk is full.
     """
     aside = path.with_name(f".{path.name}.part")
-    transfer = _Transfer(url, aside, deadline, max_bytes, patience or Patience())
+    transfer = _Transfer(url, aside, deadline, max_bytes, patience or Patience(), tell)
     try:
         transfer.run()
         if sha256 and transfer.digest() != sha256.lower():
@@ -93,7 +96,13 @@ class _Transfer:
     """One file on its way."""
 
     def __init__(
-        self, url: str, path: Path, deadline: Deadline, max_bytes: int, patience: Patience
+        self,
+        url: str,
+        path: Path,
+        deadline: Deadline,
+        max_bytes: int,
+        patience: Patience,
+        tell: Tell,
     ) -> None:
         self._url = url
         self._path = path
@@ -102,6 +111,7 @@ class _Transfer:
         self._patience = patience
         self._total: int | None = None
         self._validator = ""
+        self._tell = tell
         self._look = watch_room(path.parent)
         self._looked = 0.0
 
@@ -216,7 +226,7 @@ class _Transfer:
             while True:
                 process.check_stopping()
                 self._check_deadline()
-                self._watch()
+                self._watch(have)
                 with _in_words():
                     chunk = response.raw.read1(CHUNK_BYTES)
                 if not chunk:
@@ -226,11 +236,12 @@ class _Transfer:
                     raise self._too_large("it goes on and on")
                 file.write(chunk)
 
-    def _watch(self) -> None:
+    def _watch(self, have: int) -> None:
         now = time.monotonic()
         if now - self._looked >= WATCH_SECONDS:
             self._looked = now
             self._look()
+            self._tell(have, self._total)
 
 
 def _range_start(response: requests.Response) -> int | None:

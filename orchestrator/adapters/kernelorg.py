@@ -18,6 +18,7 @@ from pathlib import Path
 from orchestrator.adapters.apt import ensure_keyring, ensure_source_root
 from orchestrator.adapters.cache import Cache, disk_error, hash_of, sha256_of, watch_room
 from orchestrator.adapters.download import MissingError, Patience, download
+from orchestrator.adapters.fetching import Tell, tell_nobody
 from orchestrator.adapters.kernelsource import MAX_BYTES, open_decompressed
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
@@ -95,12 +96,14 @@ class KernelOrg:
         *,
         base: str | None = None,
         patience: Patience | None = None,
+        tell: Tell = tell_nobody,
     ) -> None:
         """``keyring_path`` holds the keys that a release may be signed with, not armored."""
         self._cache = cache
         self._keyring = keyring_path
         self._base = (base or base_url()).rstrip("/")
         self._patience = patience
+        self._tell = tell
 
     def fetch(self, version: str) -> Release:
         """The release ``5.5.19``, from the cache or the mirror.
@@ -165,6 +168,7 @@ class KernelOrg:
             max_bytes=max_bytes,
             sha256=sha256,
             patience=self._patience,
+            tell=self._tell,
         )
 
     def _verify(self, path: Path, signature: Path, folder: Path) -> str:

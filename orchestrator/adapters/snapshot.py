@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.adapters.download import MissingError, Patience, download
+from orchestrator.adapters.fetching import Tell, tell_nobody
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.kernel import Part
@@ -29,7 +30,7 @@ def service_url() -> str:
     return (os.environ.get("LAB_SNAPSHOT") or SERVICE).rstrip("/")
 
 
-def fetch_package(service: str, part: Part, target: Path) -> None:
+def fetch_package(service: str, part: Part, target: Path, tell: Tell = tell_nobody) -> None:
     """Fetch a package that the archive has dropped, exactly the one that ``part`` says.
 
     Whatever the service answers, only a file with the right SHA-256 is kept. Blocks for the
@@ -56,6 +57,7 @@ def fetch_package(service: str, part: Part, target: Path) -> None:
                 max_bytes=part.size,
                 sha256=part.sha256,
                 patience=PATIENCE,
+                tell=tell,
             )
         except SourceError as error:
             problem = error

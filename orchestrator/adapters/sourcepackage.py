@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.adapters.apt import AptRoot, Package, as_part, ensure_apt_root
 from orchestrator.adapters.cache import Cache, hash_of, watch_room
+from orchestrator.adapters.fetching import Tell, tell_nobody
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
@@ -30,14 +31,16 @@ def resolve_source_package(cache: Cache, recipe: Recipe, name: str) -> Part:
     return as_part(_find(ensure_apt_root(cache, recipe), recipe, name))
 
 
-def fetch_source_package(cache: Cache, recipe: Recipe, wanted: Part) -> Path:
+def fetch_source_package(
+    cache: Cache, recipe: Recipe, wanted: Part, tell: Tell = tell_nobody
+) -> Path:
     """The tarball in this package, from the cache where it has been fetched.
 
     Blocks for the download (150 MB). Raises ``SourceError``.
     """
 
     def make(folder: Path) -> None:
-        (deb,) = ensure_apt_root(cache, recipe).download((wanted,), folder)
+        (deb,) = ensure_apt_root(cache, recipe).download((wanted,), folder, tell)
         _take_tarball(deb, folder)
 
     key = f"{wanted.name}-{hash_of(FORMAT, wanted.sha256)}"

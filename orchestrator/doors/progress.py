@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from orchestrator.plan.outcome import CellResult, Outcome
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.visible import visible as printable
-from orchestrator.policy.events import CellDone, Doing, Event, KernelDone, Note
+from orchestrator.policy.events import CellDone, Doing, Event, Fetching, KernelDone, Note
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESH_PER_SECOND = 4
+# How often a line tells of what is fetched.
+FETCH_LINE_SECONDS = 10.0
 # Of so many cells nothing can be told of the others.
 FEW_CELLS = 5
 
@@ -51,6 +53,7 @@ class LineProgress:
         self._width = max((len(kernel.name) for kernel in plan.kernels), default=0)
         self._scenarios = {cell.scenario.name for k in plan.kernels for cell in k.cells}
         self._last_error: dict[str, str] = {}
+        self._fetches: dict[str, Fetch] = {}
 
     def __enter__(self) -> LineProgress:
         return self
@@ -62,6 +65,9 @@ class LineProgress:
         """See ``Progress``."""
         if isinstance(event, Doing) and event.what not in self._scenarios:
             self._line(event.kernel, event.what)
+            self._fetches.pop(event.kernel, None)
+        elif isinstance(event, Fetching):
+            self._fetching(event)
         elif isinstance(event, Note):
             self._line(event.kernel, event.text)
         elif isinstance(event, CellDone) and event.cell.outcome is not Outcome.SKIPPED:
@@ -72,6 +78,15 @@ class LineProgress:
             errors = sum(cell.outcome is Outcome.ERROR for cell in kernel.cells)
             broken = f", {errors} could not be judged" if errors else ""
             self._line(kernel.name, f"done: {passed} of {len(kernel.cells)} passed{broken}")
+
+    def _fetching(self, event: Fetching) -> None:
+        """What is fetched: how much it is, and now and then how much of it has come."""
+        now = time.monotonic()
+        fetch = self._fetches.setdefault(event.kernel, Fetch(now))
+        fetch.take(now, event.done, event.total)
+        if now >= fetch.next_line:
+            fetch.next_line = now + FETCH_LINE_SECONDS
+            self._line(event.kernel, f"fetched {fetch}")
 
     def _cell(self, cell: CellResult) -> None:
         """A judged cell; what keeps a whole kernel from being judged is told once."""
@@ -92,11 +107,46 @@ class LineProgress:
 
 
 @dataclass
+class Fetch:
+    """Something on its way, as far as it has come."""
+
+    started: float
+    first: int | None = None
+    """How much there was when it was first looked at: it may go on from an earlier try."""
+    done: int = 0
+    total: int | None = None
+    now: float = 0.0
+    next_line: float = 0.0
+
+    def take(self, now: float, done: int, total: int | None) -> None:
+        """Take how much has come at a moment."""
+        if self.first is None:
+            self.first, self.started = done, now
+        self.now, self.done, self.total = now, done, total
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes if it comes as it did; None where that cannot be told."""
+        came, seconds = self.done - (self.first or 0), self.now - self.started
+        if self.total is None or came <= 0 or seconds <= 0:
+            return None
+        return (self.total - self.done) * seconds / came
+
+    def __str__(self) -> str:
+        if self.total is None:
+            return f"{self.done / 1e6:.1f} MB"
+        left = self.seconds_left
+        more = "" if left is None else f", some {_in_words(left)} left"
+        return f"{self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB{more}"
+
+
+@dataclass
 class Row:
     """What the table shows of one kernel."""
 
     total: int
     doing: str = "waiting"
+    fetch: Fetch | None = None
     passed: int = 0
     failed: int = 0
     errors: int = 0
@@ -124,6 +174,11 @@ class Row:
     def left(self) -> int:
         """How many cells are not judged yet."""
         return self.total - self.played - self.skipped
+
+    @property
+    def now(self) -> str:
+        """What is being done."""
+        return f"{self.doing}: {self.fetch}" if self.fetch else self.doing
 
     @property
     def judged(self) -> str:
@@ -171,7 +226,12 @@ class TableProgress:
     def __call__(self, event: Event) -> None:
         """See ``Progress``."""
         if isinstance(event, Doing):
-            self._rows[event.kernel].doing = event.what
+            row = self._rows[event.kernel]
+            row.doing, row.fetch = event.what, None
+        elif isinstance(event, Fetching):
+            row, now = self._rows[event.kernel], time.monotonic()
+            row.fetch = row.fetch or Fetch(now)
+            row.fetch.take(now, event.done, event.total)
         elif isinstance(event, Note):
             self._console.print(f"{event.kernel}: {printable(event.text)}")
         elif isinstance(event, CellDone):
@@ -184,7 +244,7 @@ class TableProgress:
                 self._console.print(printable(text), style="red")
         else:
             row = self._rows[event.kernel.name]
-            row.done, row.doing = True, "done"
+            row.done, row.doing, row.fetch = True, "done", None
 
     def _clock(self) -> str:
         now = time.monotonic()
@@ -202,7 +262,7 @@ class TableProgress:
         table.add_column(f"now ({self._clock()})", ratio=1, no_wrap=True, overflow="ellipsis")
         for name, row in self._rows.items():
             counts = (str(row.passed), str(row.failed or ""), str(row.errors or ""))
-            table.add_row(name, row.judged, *counts, printable(row.doing))
+            table.add_row(name, row.judged, *counts, printable(row.now))
         return table
 
 

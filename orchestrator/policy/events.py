@@ -17,6 +17,15 @@ class Doing:
 
 
 @dataclass(frozen=True)
+class Fetching:
+    """So many bytes have come of what a kernel's worker fetches, of so many if that is known."""
+
+    kernel: str
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
 class Note:
     """Something worth a line that decides nothing."""
 
@@ -38,7 +47,7 @@ class KernelDone:
     kernel: KernelResult
 
 
-Event = Doing | Note | CellDone | KernelDone
+Event = Doing | Fetching | Note | CellDone | KernelDone
 
 
 class Listener(Protocol):

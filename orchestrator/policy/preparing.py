@@ -23,7 +23,7 @@ from orchestrator.plan.plan import KernelPlan, with_known
 from orchestrator.plan.qemu import Board, GuestSpec
 from orchestrator.plan.version import KernelVersion
 from orchestrator.policy.building import BuildOrder, Workshop
-from orchestrator.policy.events import Doing, Listener
+from orchestrator.policy.events import Doing, Fetching, Listener
 from orchestrator.policy.guest import GuestPlan
 
 
@@ -48,6 +48,7 @@ def source_context(
         plan.recipe,
         lab.path.parent,
         say=lambda what: listener(Doing(plan.name, what)),
+        tell=lambda done, total: listener(Fetching(plan.name, done, total)),
         log_dir=log_dir,
     )
 

@@ -117,6 +117,11 @@ class Mirror:
         self.faults: dict[str, Fault] = {}
         """By the end of a path; ``""`` is every path."""
         self.asked: list[str] = []
+        self.together: threading.Barrier | None = None
+        """Where set, an answer that is a package waits for as many others as it says."""
+        self.slow = ""
+        """The end of a path of which half is sent, and the rest when ``go_on`` is set."""
+        self.go_on = threading.Event()
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -135,6 +140,7 @@ class Mirror:
         self._thread.start()
 
     def stop(self) -> None:
+        self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -144,6 +150,8 @@ class Mirror:
         self.asked.append(path)
         fault = next((fault for end, fault in self.faults.items() if path.endswith(end)), None)
         data = self.archive.files.get(path)
+        if self.together is not None and path.endswith(".deb"):
+            self.together.wait()
         with contextlib.suppress(OSError):
             if data is None or fault == "gone":
                 request.send_error(404)
@@ -152,11 +160,15 @@ class Mirror:
             elif fault == "cut":
                 request.connection.close()
             else:
-                self._send(request, data, fault)
+                self._send(request, data, fault, slow=bool(self.slow) and path.endswith(self.slow))
 
-    @staticmethod
     def _send(
-        request: http.server.BaseHTTPRequestHandler, data: bytes, fault: Fault | None
+        self,
+        request: http.server.BaseHTTPRequestHandler,
+        data: bytes,
+        fault: Fault | None,
+        *,
+        slow: bool,
     ) -> None:
         request.send_response(200)
         request.send_header("Content-Length", str(len(data)))
@@ -165,6 +177,11 @@ class Mirror:
             data = data[: len(data) // 2]
         elif fault == "lie":
             data = data[:-1] + bytes([data[-1] ^ 1])
+        if slow:
+            request.wfile.write(data[: len(data) // 2])
+            request.wfile.flush()
+            self.go_on.wait()
+            data = data[len(data) // 2 :]
         request.wfile.write(data)
 
 

@@ -404,6 +404,47 @@ def test_packages_are_fetched_and_are_what_was_signed(root: AptRoot, tmp_path: P
     assert all(path.read_bytes().startswith(b"!<arch>") for path in paths)
 
 
+def test_packages_are_fetched_at_a_time(root: AptRoot, mirror: Mirror, tmp_path: Path) -> None:
+    """The mirror answers when it has been asked for both, and closes the line otherwise."""
+    root.update()
+    mirror.together = threading.Barrier(2, timeout=20)
+    packages = all_packages(root)
+    paths = root.download(packages, tmp_path)
+    assert [path.name for path in paths] == [f"{package.name}.deb" for package in packages]
+    assert not mirror.together.broken
+
+
+def test_how_much_has_come_is_told(root: AptRoot, mirror: Mirror, tmp_path: Path) -> None:
+    root.update()
+    packages = all_packages(root)
+    total = sum(package.size or 0 for package in packages)
+    slow = next(package for package in packages if package.name == KERNEL.name)
+    mirror.slow = f"{KERNEL.name}_6.1.27-1_amd64.deb"
+    told = []
+
+    def tell(done: int, of: int | None) -> None:
+        assert of == total
+        told.append(done)
+        if done > total - (slow.size or 0):  # some of the slow one is here
+            mirror.go_on.set()
+
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    root.download(packages, folder, tell)
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert total - (slow.size or 0) < told[-1] <= total
+
+
+def test_what_cannot_be_had_ends_the_others(root: AptRoot, mirror: Mirror, tmp_path: Path) -> None:
+    root.update()
+    mirror.slow = f"{KERNEL.name}_6.1.27-1_amd64.deb"  # and nobody lets it go on
+    mirror.faults[f"{HEADERS.name}_6.1.27-1_amd64.deb"] = "gone"
+    with pytest.raises(SourceError, match=f"cannot fetch {HEADERS.name}"):
+        root.download(all_packages(root), tmp_path)
+    assert not mirror.go_on.is_set()
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

@@ -178,6 +178,30 @@ def test_a_bad_line_is_borne_with(
     assert left(tmp_path) == ["x"]
 
 
+def test_how_much_has_come_is_told(server: Server, tmp_path: Path) -> None:
+    """Between two pieces, a second apart at least; what is told can end it."""
+    server.script = ["trickles"]
+    told: list[tuple[int, int | None]] = []
+
+    def tell(done: int, total: int | None) -> None:
+        told.append((done, total))
+        if len(told) == 2:
+            raise SourceError("that is enough")
+
+    with pytest.raises(SourceError, match="that is enough"):
+        download(
+            *(server.url, tmp_path / "x"),
+            deadline=Deadline.after(30, "a test's download"),
+            max_bytes=8 << 20,
+            patience=QUICK,
+            tell=tell,
+        )
+    (first, first_total), (second, second_total) = told
+    assert 0 <= first < second < len(DATA)
+    assert first_total == second_total == len(DATA)
+    assert left(tmp_path) == []
+
+
 def test_what_has_come_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
     server.script = ["truncated", "well"]
     fetch(server, tmp_path / "x")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.doors.progress import (
+    Fetch,
     LineProgress,
     Row,
     TableProgress,
@@ -24,7 +25,7 @@ from orchestrator.doors.progress import (
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome
 from orchestrator.plan.plan import Plan, resolve_plan
 from orchestrator.plan.recipes import load_recipe
-from orchestrator.policy.events import CellDone, Doing, Event, KernelDone, Note
+from orchestrator.policy.events import CellDone, Doing, Event, Fetching, KernelDone, Note
 from tests.unit.labs import demo_lab
 
 pytestmark = pytest.mark.timeout(60)
@@ -260,3 +261,66 @@ def test_the_rest_is_told_while_there_is_one(
             kernel = ("5.4", "6.1-rt")[number % 2]
             progress(CellDone(CellResult(kernel, f"all/{number}", Outcome.PASSED)))
     assert (" left)" in terminal.close()) is told
+
+
+# --- what is fetched -------------------------------------------------------------------------
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("looks", "text"),
+    [
+        ([(0, 0)], "0.0 of 45.0 MB"),
+        ([(0, 0), (2, 9 * MB)], "9.0 of 45.0 MB, some 8 s left"),
+        ([(5, 0), (7, 9 * MB)], "9.0 of 45.0 MB, some 8 s left"),  # it stood still until then
+        ([(0, 9 * MB), (10, 9 * MB)], "9.0 of 45.0 MB"),  # nothing comes
+        ([(0, 9 * MB), (10, 10 * MB)], "10.0 of 45.0 MB, some 6 min left"),  # 9 MB were here
+        ([(0, 45 * MB), (10, 45 * MB)], "45.0 of 45.0 MB"),
+    ],
+)
+def test_how_long_the_rest_of_a_fetch_takes(looks: list[tuple[float, int]], text: str) -> None:
+    fetch = Fetch(0.0)
+    for now, done in looks:
+        fetch.take(now, done, 45 * MB)
+    assert str(fetch) == text
+
+
+def test_of_what_is_of_unknown_length_only_what_has_come_is_told() -> None:
+    fetch = Fetch(0.0)
+    fetch.take(0.0, 0, None)
+    fetch.take(1.0, 12 * MB, None)
+    assert str(fetch) == "12.0 MB"
+    assert fetch.seconds_left is None
+
+
+def test_lines_tell_of_a_fetch_now_and_then(plan: Plan) -> None:
+    stream = io.StringIO()
+    with LineProgress(plan, stream) as progress:
+        for what in ("the userland", "the kernel"):
+            progress(Doing("5.4", what))
+            for done in (0, 1, 2):
+                progress(Fetching("5.4", done * MB, 3 * MB))
+    lines = [re.sub(r"^ *\d+\.\ds  ", "", line) for line in stream.getvalue().splitlines()]
+    assert lines == [
+        "5.4     the userland",
+        "5.4     fetched 0.0 of 3.0 MB",
+        "5.4     the kernel",
+        "5.4     fetched 0.0 of 3.0 MB",
+    ]
+
+
+def test_the_table_shows_how_much_has_come_until_something_else_is_done(
+    plan: Plan, terminal: Terminal
+) -> None:
+    with TableProgress(plan, terminal.stream) as progress:
+        progress(Doing("5.4", "getting it"))
+        progress(Fetching("5.4", 1 * MB, 3 * MB))
+        progress(Doing("6.1-rt", "getting it"))
+        progress(Fetching("6.1-rt", 1 * MB, 3 * MB))
+        progress(Doing("6.1-rt", "booting"))
+    last = ESCAPE.sub("", terminal.close()).replace("\r", "\n").split("\n")
+    rows = [line.rstrip() for line in last if line.strip().endswith(("MB", "booting"))]
+    assert re.fullmatch(r"5\.4 .* getting it: 1\.0 of 3\.0 MB", rows[-2])
+    assert re.fullmatch(r"6\.1-rt .* booting", rows[-1])
+    assert "MB" not in rows[-1]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from orchestrator.adapters.cache import Cache
+from orchestrator.adapters.fetching import Tell, tell_nobody
 from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.kernel import ResolvedKernel
 from orchestrator.plan.model import KernelEntry
@@ -35,6 +36,8 @@ class SourceContext:
     lab_dir: Path
     say: Callable[[str], None] = lambda _: None
     """Told what is being done, where that takes long."""
+    tell: Tell = tell_nobody
+    """Told how much of what is fetched has come."""
     log_dir: Path | None = None
     """Where the output of a build is left; a folder of the cache where there is no better."""
 

@@ -133,12 +133,12 @@ def _get(context: SourceContext, entry: BuiltEntry, wanted: Part | None) -> tupl
     if _RELEASE.fullmatch(entry.source):
         context.say(f"fetching Linux {entry.source}")
         keys = ensure_developer_keys(context.cache, load_shipped_recipe(KEYS_RELEASE))
-        release = KernelOrg(context.cache, keys).fetch(entry.source)
+        release = KernelOrg(context.cache, keys, tell=context.tell).fetch(entry.source)
         return _inspect(context, release.path, f"linux-{entry.source}", entry.source)
     if _PACKAGE.fullmatch(entry.source):
         package = wanted or resolve_source_package(context.cache, context.recipe, entry.source)
         context.say(f"fetching {package.label}")
-        path = fetch_source_package(context.cache, context.recipe, package)
+        path = fetch_source_package(context.cache, context.recipe, package, context.tell)
         return package, inspect_source(context.cache, path)
     context.say(f"reading {entry.source}")
     path = context.locate(entry.source)

@@ -81,7 +81,7 @@ class DistributionSource:
         apt = ensure_apt_root(context.cache, context.recipe)
         debs = tree.with_name("packages")
         debs.mkdir()
-        for path in apt.download(kernel.parts, debs):
+        for path in apt.download(kernel.parts, debs, context.tell):
             deadline = Deadline.after(600, f"unpacking {path.name}")
             argv = (process.find_tool("dpkg-deb"), "-x", str(path), str(tree))
             done = process.run(argv, deadline=deadline)
