@@ -144,7 +144,14 @@ def prison(wall: Wall, inmate: Path, tmp_path: Path) -> Prison:
 def test_nothing_of_the_hosts_files_is_there(prison: Prison, inmate: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     tmp_path.chmod(0o755)
-    unseen = ("/etc/passwd", "/etc/shadow", "/root", "/home", str(Path.home()), "/dev/null")
+    unseen: tuple[str, ...] = (
+        "/etc/passwd",
+        "/etc/shadow",
+        "/root",
+        "/home",
+        str(Path.home()),
+        "/dev/null",
+    )
     unseen += ("/sys/kernel", "/run", "/var", "/usr/bin/env", "/bin/sh", str(tmp_path / "secret"))
     told = prison.ask("list:/", "list:/tmp", "list:/etc", *(f"read:{path}" for path in unseen))
     assert set(told["list /"].split()) <= {"etc", "lib", "lib64", "proc", "tmp", "usr"}
@@ -154,7 +161,15 @@ def test_nothing_of_the_hosts_files_is_there(prison: Prison, inmate: Path, tmp_p
 
 
 def test_nothing_can_be_written_anywhere(prison: Prison, inmate: Path) -> None:
-    places = ("/x", "/tmp/x", "/etc/x", "/proc/x", "/usr/x", "/etc/ld.so.cache", str(inmate))
+    places: tuple[str, ...] = (
+        "/x",
+        "/tmp/x",
+        "/etc/x",
+        "/proc/x",
+        "/usr/x",
+        "/etc/ld.so.cache",
+        str(inmate),
+    )
     places += ("/proc/self/oom_score_adj", "/proc/sys/kernel/core_pattern", "/usr/lib/x")
     told = prison.ask(*(f"create:{place}" for place in places))
     assert set(told.values()) <= {"EROFS", "ENOENT", "EACCES"}, told
