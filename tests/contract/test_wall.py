@@ -160,6 +160,28 @@ def test_nothing_of_the_hosts_files_is_there(prison: Prison, inmate: Path, tmp_p
     assert {path: told[f"read {path}"] for path in unseen} == dict.fromkeys(unseen, "ENOENT")
 
 
+def test_libraries_are_there_wherever_they_are(open_dir: Path) -> None:
+    """Those that a link leads to, too; and nothing else beside a program."""
+    (open_dir / "private/lib").mkdir(parents=True)
+    (open_dir / "lib").symlink_to("private/lib")
+    (open_dir / "own.c").write_text("int own(void) { return 7; }\n")
+    (open_dir / "main.c").write_text(
+        "int own(void);\nint main(int argc, char **argv)\n{\n"
+        "\treturn argc > 1 && argv[1][0] == 'x' ? own() : 0;\n}\n"
+    )
+    library, program = open_dir / "lib/libown.so", open_dir / "main"
+    compiling = ("gcc", "-shared", "-fPIC", "-o", library, open_dir / "own.c")
+    subprocess.run(compiling, check=True)
+    linking = ("gcc", "-o", program, open_dir / "main.c", library, f"-Wl,-rpath,{library.parent}")
+    subprocess.run(linking, check=True)
+    wall = find_wall(str(program))
+    assert str(open_dir / "private/lib") in wall.shown.paths
+    assert str(program) in wall.shown.paths
+    assert str(open_dir) not in wall.shown.paths
+    with Prison(wall, program, open_dir).hold("x") as cell:
+        assert cell.child.wait(soon()) == 7, cell.said()
+
+
 def test_nothing_can_be_written_anywhere(prison: Prison, inmate: Path) -> None:
     places: tuple[str, ...] = (
         "/x",
