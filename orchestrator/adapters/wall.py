@@ -30,7 +30,7 @@ from orchestrator.plan.walls import NOBODY, Shown, render_walls, show
 
 PROBE_SECONDS = 30.0
 START_SECONDS = 30.0
-END_SECONDS = 5.0
+END_SECONDS = 30.0  # a large guest on a busy host
 CONNECT_SECONDS = 30.0
 MAX_LINKS = 40
 # Threads of one QEMU. It has one for each of its guest's processors, and up to 64 for disks.
