@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.adapters import enter
@@ -30,7 +30,7 @@ from orchestrator.plan.walls import NOBODY, Shown, render_walls, show
 
 PROBE_SECONDS = 30.0
 START_SECONDS = 30.0
-END_SECONDS = 5.0
+END_SECONDS = 30.0  # a large guest on a busy host
 CONNECT_SECONDS = 30.0
 MAX_LINKS = 40
 # Threads of one QEMU. It has one for each of its guest's processors, and up to 64 for disks.
@@ -148,11 +148,9 @@ def _check_program(program: str) -> None:
 
 def _libraries(program: str) -> list[str]:
     """What the program loads at its start, as its own loader lists it (ld.so(8))."""
-    done = process.run(
-        (program, "--version"),
-        deadline=Deadline.after(PROBE_SECONDS, "listing QEMU's libraries"),
-        env={"LD_TRACE_LOADED_OBJECTS": "1"},
-    )
+    # For this program alone, and not for what starts it.
+    argv = (process.find_tool("env"), "LD_TRACE_LOADED_OBJECTS=1", program, "--version")
+    done = process.run(argv, deadline=Deadline.after(PROBE_SECONDS, "listing QEMU's libraries"))
     text = done.stdout.decode(errors="surrogateescape")
     return re.findall(r"^\t(?:\S+ => )?(/\S+) \(0x", text, re.MULTILINE)
 
@@ -222,8 +220,8 @@ class Inside:
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)
             self._open.add(pidfd)
-            # The id is nobody else's as long as this is who has to collect it.
-            if _parent_of(pid) == outer.pid:
+            # The id is nobody else's as long as this, or what it started, has to collect it.
+            if _descends(pid, outer.pid):
                 self._pid, self._pidfd = pid, pidfd
                 if walled.user:
                     _limit_tasks(pid)
@@ -321,16 +319,8 @@ def kernel_version() -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
-def _parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
-
-
-@contextlib.contextmanager
-def inside() -> Iterator[Inside]:
-    """Somebody to find the process within; closed with the context."""
-    found = Inside()
-    try:
-        yield found
-    finally:
-        found.close()
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1 and pid != ancestor:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            pid = int(file.read().rpartition(")")[2].split()[1])
+    return pid == ancestor

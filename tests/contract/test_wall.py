@@ -144,7 +144,14 @@ def prison(wall: Wall, inmate: Path, tmp_path: Path) -> Prison:
 def test_nothing_of_the_hosts_files_is_there(prison: Prison, inmate: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     tmp_path.chmod(0o755)
-    unseen = ("/etc/passwd", "/etc/shadow", "/root", "/home", str(Path.home()), "/dev/null")
+    unseen: tuple[str, ...] = (
+        "/etc/passwd",
+        "/etc/shadow",
+        "/root",
+        "/home",
+        str(Path.home()),
+        "/dev/null",
+    )
     unseen += ("/sys/kernel", "/run", "/var", "/usr/bin/env", "/bin/sh", str(tmp_path / "secret"))
     told = prison.ask("list:/", "list:/tmp", "list:/etc", *(f"read:{path}" for path in unseen))
     assert set(told["list /"].split()) <= {"etc", "lib", "lib64", "proc", "tmp", "usr"}
@@ -153,8 +160,38 @@ def test_nothing_of_the_hosts_files_is_there(prison: Prison, inmate: Path, tmp_p
     assert {path: told[f"read {path}"] for path in unseen} == dict.fromkeys(unseen, "ENOENT")
 
 
+def test_libraries_are_there_wherever_they_are(open_dir: Path) -> None:
+    """Those that a link leads to, too; and nothing else beside a program."""
+    (open_dir / "private/lib").mkdir(parents=True)
+    (open_dir / "lib").symlink_to("private/lib")
+    (open_dir / "own.c").write_text("int own(void) { return 7; }\n")
+    (open_dir / "main.c").write_text(
+        "int own(void);\nint main(int argc, char **argv)\n{\n"
+        "\treturn argc > 1 && argv[1][0] == 'x' ? own() : 0;\n}\n"
+    )
+    library, program = open_dir / "lib/libown.so", open_dir / "main"
+    compiling = ("gcc", "-shared", "-fPIC", "-o", library, open_dir / "own.c")
+    subprocess.run(compiling, check=True)
+    linking = ("gcc", "-o", program, open_dir / "main.c", library, f"-Wl,-rpath,{library.parent}")
+    subprocess.run(linking, check=True)
+    wall = find_wall(str(program))
+    assert str(open_dir / "private/lib") in wall.shown.paths
+    assert str(program) in wall.shown.paths
+    assert str(open_dir) not in wall.shown.paths
+    with Prison(wall, program, open_dir).hold("x") as cell:
+        assert cell.child.wait(soon()) == 7, cell.said()
+
+
 def test_nothing_can_be_written_anywhere(prison: Prison, inmate: Path) -> None:
-    places = ("/x", "/tmp/x", "/etc/x", "/proc/x", "/usr/x", "/etc/ld.so.cache", str(inmate))
+    places: tuple[str, ...] = (
+        "/x",
+        "/tmp/x",
+        "/etc/x",
+        "/proc/x",
+        "/usr/x",
+        "/etc/ld.so.cache",
+        str(inmate),
+    )
     places += ("/proc/self/oom_score_adj", "/proc/sys/kernel/core_pattern", "/usr/lib/x")
     told = prison.ask(*(f"create:{place}" for place in places))
     assert set(told.values()) <= {"EROFS", "ENOENT", "EACCES"}, told

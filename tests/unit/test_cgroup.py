@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,41 @@ def test_a_scope_is_entered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(cgroup.ENTERED, "1")
     enter_scope(("touch", str(mark)))
     assert not mark.exists()
+
+
+SYSTEMD_RUN = """#!/bin/sh
+echo "$$ $*" >{mark}
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+"""
+ENTERS = """
+import os, sys
+from pathlib import Path
+from orchestrator.adapters import cgroup, host
+host.ROOT = Path(sys.argv[1])
+cgroup.has_manager = lambda: True
+cgroup.enter_scope((sys.executable, *sys.orig_argv[1:]))
+print(os.getpid())
+"""
+
+
+def test_the_lab_goes_on_in_its_scope_as_the_same_process(tmp_path: Path) -> None:
+    """With a stand-in for systemd-run that starts what it is told, as that does with --scope."""
+    make_v2(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/systemd-run").write_text(SYSTEMD_RUN.format(mark=tmp_path / "mark"))
+    (tmp_path / "bin/systemd-run").chmod(0o755)
+    told = subprocess.run(
+        (sys.executable, "-c", ENTERS, str(tmp_path)),
+        env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    pid, *arguments = (tmp_path / "mark").read_text().split()
+    assert told.stdout == f"{pid}\n"
+    assert "--scope" in arguments
+    assert f"--property=TasksMax={TASKS_MAX}" in arguments
