@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "module-flood": ("passed", ""),
     "output-flood": ("failed", DID_NOT_END),
     "errors-flood": ("failed", DID_NOT_END),
+    "outputs": ("passed", ""),
     "background-flood": ("passed", ""),
     "agent-killed": ("error", r"^the connection ended \(Killed\) while this ran: kill -KILL"),
     "agent-stopped": ("failed", DID_NOT_END),
@@ -58,6 +59,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "threads": ("failed", f"{DID_NOT_END}: it is blocked in evil_threads at evil.c:"),
     "tests": ("failed", "3 of 5 tests failed: "),
     "collected-names": ("passed", ""),
+    "collected-sparse": ("passed", ""),
     "collected-bomb": ("passed", ""),
     "collected-endless": ("failed", "^bringing files back did not end in time"),
     "connects": ("passed", ""),
@@ -79,12 +81,12 @@ TABLE: dict[str, tuple[str, str]] = {
     "memory-full": ("failed", "^unexpected oom: "),
     "forks": ("failed", ""),
     "files-gone": ("passed", ""),
-    "mounts-gone": ("failed", ""),
+    "mounts-gone": ("error", "^the guest.s names could not be listed"),
 }
 BY_DAY = (
     *("well-1", "module-flood", "output-flood", "unasked-answers", "huge-piece", "second-caller"),
     *("forged-markers", "quiet-complaint", "qemu-commands", "escapes", "names", "tests"),
-    *("collected-names", "collected-bomb", "connects", "powers-off", "sysrq-reset"),
+    *("collected-names", "connects", "powers-off", "sysrq-reset"),
     *("triple-fault", "clock-stopped", "well-2"),
 )
 # What the lab's process has at most: a log, the output of a step, and all else.
@@ -213,7 +215,7 @@ def test_every_attack_is_in_the_table() -> None:
 
 
 def test_the_run_ends_in_order(attacked: Attacked) -> None:
-    assert attacked.ran.status == 1, "scenarios failed, and the lab is whole"
+    assert attacked.ran.status == 3, "some scenarios could not be judged"
     assert "Traceback" not in attacked.ran.output
     assert attacked.left == []
 
