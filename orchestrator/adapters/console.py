@@ -39,6 +39,8 @@ _LINE_MEMORY = 256
 # which come one by one, before it is full. This is what everybody may have (pipe(7)).
 PIPE_BYTES = 1 << 20
 _PAGE = 4096
+# More than any answer of the rescue shell: what it is asked for is a page of text.
+MAX_RESCUE_BYTES = 1 << 20
 # What plan/klog.py takes for a log that was lost.
 FELL_BEHIND = b"** console output dropped: the host fell behind **"
 PANIC = "Kernel panic - not syncing"
@@ -252,6 +254,7 @@ class RescueShell:
         self._socket = sock
         self._file = log_path.open("wb", buffering=0)
         self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(sock, logfile=self)
+        self._taken = 0
 
     def close(self) -> None:
         """Close the port and its transcript."""
@@ -259,7 +262,13 @@ class RescueShell:
         self._file.close()
 
     def write(self, data: bytes) -> None:
-        """Take a piece of the transcript; a full disk must not silence the shell."""
+        """Take a piece of the transcript; a full disk must not silence the shell.
+
+        ``MachineError`` where it goes on and on.
+        """
+        self._taken += len(data)
+        if self._taken > MAX_RESCUE_BYTES:
+            raise MachineError("the rescue shell does not answer: its port is flooded")
         with contextlib.suppress(OSError):
             self._file.write(data)
 
@@ -273,6 +282,7 @@ class RescueShell:
         not taken for its answer.
         """
         begin, end = secrets.token_hex(8), secrets.token_hex(8)
+        self._taken = 0
         half = len(begin) // 2
         try:
             line = (

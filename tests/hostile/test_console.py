@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -15,8 +16,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters import console as console_module
-from orchestrator.adapters.console import MAX_LOG_BYTES, MAX_LOG_MEMORY, Console, open_line
+from orchestrator.adapters.console import (
+    MAX_LOG_BYTES,
+    MAX_LOG_MEMORY,
+    MAX_RESCUE_BYTES,
+    Console,
+    RescueShell,
+    open_line,
+)
 from orchestrator.foundation.deadline import Deadline
+from orchestrator.foundation.errors import MachineError
 from orchestrator.plan.klog import Marker, find_findings
 from tests.hostile.conftest import BY_NIGHT, GIB, MIB, Peak
 
@@ -86,3 +95,25 @@ def test_what_a_flood_says_is_searched_in_bounded_time(tmp_path: Path, limits: i
         assert find_findings(console.log.records())
         assert time.monotonic() - started < 60
     os.close(theirs_in)
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_rescue_port_without_end(tmp_path: Path, name: str, peak: Peak) -> None:
+    """Nobody reads it until the lab asks something, and then there is no end to the answer."""
+    ours, theirs = socket.socketpair()
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                theirs.sendall(PIECES[name])
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    rescue = RescueShell(ours, tmp_path / "rescue.log")
+    with pytest.raises(MachineError, match="does not answer: its port is flooded"):
+        rescue.run("ps", Deadline.after(60, "an answer"))
+    rescue.close()
+    thread.join()
+    theirs.close()
+    assert peak.grown < 32 * MIB
+    assert (tmp_path / "rescue.log").stat().st_size <= MAX_RESCUE_BYTES

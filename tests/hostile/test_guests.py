@@ -41,12 +41,13 @@ TABLE: dict[str, tuple[str, str]] = {
     "module-flood": ("passed", ""),
     "output-flood": ("failed", DID_NOT_END),
     "errors-flood": ("failed", DID_NOT_END),
+    "outputs": ("passed", ""),
     "background-flood": ("passed", ""),
     "agent-killed": ("error", r"^the connection ended \(Killed\) while this ran: kill -KILL"),
     "agent-stopped": ("failed", DID_NOT_END),
     "everybody-killed": ("failed", DID_NOT_END),
     "server-killed": ("failed", DID_NOT_END),
-    "unasked-answers": ("failed", ""),
+    "unasked-answers": ("error", "^the marker 'step-2' did not reach the host's end"),
     "huge-piece": ("error", "the guest's agent sends a piece of 4294967295 bytes"),
     "second-caller": ("error", "^the connection ended while this ran: "),
     "forged-markers": ("failed", "unexpected warning: WARNING: .* evil_names at evil.c:"),
@@ -58,6 +59,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "threads": ("failed", f"{DID_NOT_END}: it is blocked in evil_threads at evil.c:"),
     "tests": ("failed", "3 of 5 tests failed: "),
     "collected-names": ("passed", ""),
+    "collected-sparse": ("passed", ""),
     "collected-bomb": ("passed", ""),
     "collected-endless": ("failed", "^bringing files back did not end in time"),
     "connects": ("passed", ""),
@@ -79,12 +81,12 @@ TABLE: dict[str, tuple[str, str]] = {
     "memory-full": ("failed", "^unexpected oom: "),
     "forks": ("failed", ""),
     "files-gone": ("passed", ""),
-    "mounts-gone": ("failed", ""),
+    "mounts-gone": ("error", "^the guest.s names could not be listed"),
 }
 BY_DAY = (
     *("well-1", "module-flood", "output-flood", "unasked-answers", "huge-piece", "second-caller"),
     *("forged-markers", "quiet-complaint", "qemu-commands", "escapes", "names", "tests"),
-    *("collected-names", "collected-bomb", "connects", "powers-off", "sysrq-reset"),
+    *("collected-names", "connects", "powers-off", "sysrq-reset"),
     *("triple-fault", "clock-stopped", "well-2"),
 )
 # What the lab's process has at most: a log, the output of a step, and all else.
@@ -117,8 +119,8 @@ class Listeners:
                 sock.listen()
                 while True:
                     self.heard.append(f"TCP {sock.accept()[1]}")
-            while True:
-                self.heard.append(f"UDP {sock.recvfrom(100)}")
+            while (datagram := sock.recvfrom(100))[1] is not None:  # None once it is closed
+                self.heard.append(f"UDP {datagram}")
 
     def close(self) -> None:
         for sock in self._sockets:
@@ -213,7 +215,7 @@ def test_every_attack_is_in_the_table() -> None:
 
 
 def test_the_run_ends_in_order(attacked: Attacked) -> None:
-    assert attacked.ran.status == 1, "scenarios failed, and the lab is whole"
+    assert attacked.ran.status == 3, "some scenarios could not be judged"
     assert "Traceback" not in attacked.ran.output
     assert attacked.left == []
 
@@ -242,11 +244,13 @@ def test_nothing_is_obeyed_on_a_terminal(attacked: Attacked) -> None:
 def test_nothing_is_obeyed_by_github(attacked: Attacked) -> None:
     """The run believed to be in an Action."""
     obeyed = list(commands_in(attacked.ran.output))
-    assert [each for each in obeyed if "evil" in each or "owned" in each] == [
-        each for each in obeyed if each.startswith("::error ") and "owned" in each
-    ]
-    assert all("file=/etc/passwd" not in each.partition("::")[0] for each in obeyed)
-    assert not any(each.startswith("##[") for each in obeyed)
+    assert any("owned" in each for each in obeyed)
+    for each in obeyed:  # the lab's own annotations, and nothing else
+        place = each.removeprefix("::").partition("::")[0]
+        assert re.fullmatch(
+            r"error( (file=[^,]+,line=\d+,)?title=scenarios/[a-z0-9-]+ [a-z ]+ on 6\.1)?", place
+        )
+        assert "passwd" not in place
 
 
 def commands_in(output: str) -> Iterator[str]:
@@ -271,7 +275,7 @@ def test_nothing_is_obeyed_by_gitlab(attacked: Attacked) -> None:
 def test_the_page_has_no_element_of_theirs(attacked: Attacked) -> None:
     page = Page((attacked.ran.run_dir / "report.html").read_text())
     assert "owned" in page.text
-    assert page.tags["b"] == 0
+    assert page.tags["blink"] == 0
     named = [attributes.get("id", "") for tag, attributes, _ in page.raw if tag == "script"]
     assert [name for name in named if not (name or "").startswith("data-")] == [""]
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]

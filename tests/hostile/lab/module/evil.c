@@ -26,7 +26,7 @@ module_param(deed, charp, 0444);
 MODULE_PARM_DESC(deed, "none, silent, triple, flood, names, threads or quiet-warn");
 
 /* What a terminal, a browser, XML and a CI system might obey. */
-#define EVIL_TEXT "\033]52;c;ZXZpbA==\007\033]0;owned\007\033[2J<script>]]>&\342\200\256"
+#define EVIL_TEXT "\033]52;c;ZXZpbA==\007\033]0;owned\007\033[2J<script>]]><blink>&\342\200\256"
 
 static void evil_halt(void *unused)
 {
@@ -57,7 +57,7 @@ static void evil_names(void)
 	pr_warn("::error file=/etc/passwd,line=1::owned\n");
 	pr_warn("##[error]owned\n");
 	pr_warn("section_start:0:owned\r\033[0K\n");
-	proc_mkdir("<b>evil\033[31m::error::", NULL);
+	proc_mkdir("<blink>evil\033[31m::error::", NULL);
 	WARN(1, EVIL_TEXT "::error::owned\n");
 }
 
