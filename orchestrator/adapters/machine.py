@@ -6,6 +6,7 @@ import array
 import contextlib
 import fcntl
 import os
+import resource
 import secrets
 import socket
 import stat
@@ -678,14 +679,29 @@ def _bytes_left(sock: socket.socket, question: int) -> int:
 
 def _wall(spec: GuestSpec) -> tuple[str, ...]:
     """What stands before QEMU's command: limits, privileges given up, death with the lab."""
-    memory = (spec.memory_mib + QEMU_OWN_MIB) << 20
-    limits = (f"--as={memory}", "--core=0", f"--fsize={64 << 20}", "--nofile=1024")
     return (
-        *(process.find_tool("prlimit"), *limits, "--"),
+        *(process.find_tool("prlimit"), *_limits(spec), "--"),
         *(process.find_tool("setpriv"), "--no-new-privs", "--inh-caps=-all"),
         *_identity(spec),
         "--",
         *process.dying_with_parent(),
+    )
+
+
+def _limits(spec: GuestSpec) -> tuple[str, ...]:
+    """Options of prlimit(1). Where the lab itself may have less, it stays at that: nobody may raise
+    a limit, and QEMU says better than prlimit(1) what it has too little of.
+    """
+    wanted = {
+        "as": (resource.RLIMIT_AS, (spec.memory_mib + QEMU_OWN_MIB) << 20),
+        "core": (resource.RLIMIT_CORE, 0),
+        "fsize": (resource.RLIMIT_FSIZE, 64 << 20),
+        "nofile": (resource.RLIMIT_NOFILE, 1024),
+    }
+    hard = {name: resource.getrlimit(kind)[1] for name, (kind, _) in wanted.items()}
+    return tuple(
+        f"--{name}={most if hard[name] == resource.RLIM_INFINITY else min(most, hard[name])}"
+        for name, (_, most) in wanted.items()
     )
 
 
