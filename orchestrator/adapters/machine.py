@@ -6,12 +6,13 @@ import array
 import contextlib
 import fcntl
 import os
+import resource
 import secrets
 import socket
 import stat
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -753,7 +754,12 @@ def wall_prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tu
     """What stands before QEMU's command: limits, privileges given up, death with the lab, and
     walls where there are some.
     """
-    limits = own_limits(spec.memory_mib + QEMU_OWN_MIB, file_bytes=MAX_FILE_BYTES, files=MAX_FILES)
+    limits = own_limits(
+        spec.memory_mib + QEMU_OWN_MIB,
+        file_bytes=MAX_FILE_BYTES,
+        files=MAX_FILES,
+        hard=_hard_limits(),
+    )
     kvm = spec.accelerator == "kvm"
     return (
         *(process.find_tool("prlimit"), *limits, "--"),
@@ -763,6 +769,18 @@ def wall_prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tu
             else wall.render(identity=_identity(kvm=kvm, walled=True), kvm=kvm, info=inside.info)
         ),
     )
+
+
+def _hard_limits() -> Mapping[str, int]:
+    """Those of the lab itself, by prlimit(1)'s words."""
+    kinds = {
+        "as": resource.RLIMIT_AS,
+        "core": resource.RLIMIT_CORE,
+        "fsize": resource.RLIMIT_FSIZE,
+        "nofile": resource.RLIMIT_NOFILE,
+    }
+    hard = {name: resource.getrlimit(kind)[1] for name, kind in kinds.items()}
+    return {name: most for name, most in hard.items() if most != resource.RLIM_INFINITY}
 
 
 def _identity(*, kvm: bool, walled: bool) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _stop_printing()
         return EXIT_PASSED
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         if not (told := _of_the_host(error)):
             raise  # a defect of ours
         _stop_printing()  # what could not be printed would be tried again
@@ -86,7 +86,9 @@ def _of_the_host(error: Exception) -> str:
 
     if isinstance(error, OSError):
         return disk_error(error, Path("this machine")).render()
-    if isinstance(error, MemoryError) or "start new thread" in str(error):
+    # Of a thread, and of a library that Python loads.
+    signs = ("start new thread", "failed to map segment")
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
         return "there is not enough memory\n  hint: `ulimit -v` says what this process may have"
     return ""
 

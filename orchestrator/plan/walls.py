@@ -111,6 +111,11 @@ def _files(shown: Shown, kvm: bool) -> Iterator[str]:
     yield from ("--remount-ro", "/proc", "--remount-ro", "/")
 
 
-def own_limits(memory_mib: int, *, file_bytes: int, files: int) -> Sequence[str]:
-    """prlimit(1)'s words for one QEMU that may map so much."""
-    return (f"--as={memory_mib << 20}", "--core=0", f"--fsize={file_bytes}", f"--nofile={files}")
+def own_limits(
+    memory_mib: int, *, file_bytes: int, files: int, hard: Mapping[str, int]
+) -> tuple[str, ...]:
+    """prlimit(1)'s words for one QEMU that may map so much. ``hard`` is what the lab itself may
+    have: nobody may raise a limit, and QEMU says better than prlimit(1) what it has too little of.
+    """
+    wanted = {"as": memory_mib << 20, "core": 0, "fsize": file_bytes, "nofile": files}
+    return tuple(f"--{name}={min(most, hard.get(name, most))}" for name, most in wanted.items())

@@ -184,16 +184,15 @@ def test_a_cache_that_can_only_be_read(lab: Lab, mount: Mount, tmp_path: Path, w
     subprocess.run(("mount", "-o", "remount,ro", disk), check=True)
     there = Lab(there.path, there.cache, tmp_path / "results")
     status, text = there.run("run", "-j", "1")
-    told = judge(there, status, text, "Read-only file system", "read-only")
-    print(f"{told}: {text if told != 'right verdicts' else ''}")
-    assert told == ("right verdicts" if warm else "a clear error")
+    assert judge(there, status, text, "not writable") == "a clear error"
+    assert "LAB_CACHE=" in text
 
 
 # --- too little of something ----------------------------------------------------------------
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("mib", [64, 128, 200, 300, 500, 800, 1200])
+@pytest.mark.parametrize("mib", [64, 128, 300, 800])
 def test_too_little_memory(lab: Lab, mib: int) -> None:
     status, text = with_limit(lab, f"--as={mib << 20}")
     told = judge(lab, status, text, "memory", "Cannot allocate", "MemoryError", "cannot start")

@@ -97,9 +97,10 @@ def test_no_other_folder_is_shown_whole(path: str) -> None:
 
 
 def test_limits_are_bytes() -> None:
-    assert own_limits(2, file_bytes=3, files=4) == (
-        "--as=2097152",
-        "--core=0",
-        "--fsize=3",
-        "--nofile=4",
-    )
+    words = ("--as=2097152", "--core=0", "--fsize=3", "--nofile=4")
+    assert own_limits(2, file_bytes=3, files=4, hard={}) == words
+
+
+def test_no_limit_is_above_that_of_the_lab() -> None:
+    words = own_limits(2, file_bytes=3, files=4, hard={"as": 1000, "nofile": 5, "core": 7})
+    assert words == ("--as=1000", "--core=0", "--fsize=3", "--nofile=4")
