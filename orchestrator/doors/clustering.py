@@ -31,6 +31,11 @@ def check_run(arguments: argparse.Namespace) -> None:
     for given, word in ((arguments.keep, "--keep"), (arguments.offline, "--offline")):
         if given:
             raise UsageError(f"{word} is for guests of this machine, and not for --cluster")
+    if arguments.jobs:
+        raise UsageError(
+            "-j is for guests of this machine, and not for --cluster",
+            hint="`lab worker -j N` says it of a worker",
+        )
     check_address(arguments.cluster, insecure=arguments.insecure_cluster)
     make_security(arguments.cluster, credentials(arguments), "client")
 
