@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from orchestrator.adapters.daskcluster import Site
 from orchestrator.adapters.evidence import pack_evidence
 from orchestrator.foundation import process
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome
@@ -39,7 +40,7 @@ def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     try:
         return _play(share, prepared, *archives)
     except real.UnfitError as error:
-        return Answer(real.Site().address, "", None, refusal=error.message, is_unfit=True)
+        return Answer(Site().address, "", None, refusal=error.message, is_unfit=True)
 
 
 def _play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
