@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -473,11 +473,9 @@ class ClusterPlaying:
     def _seconds(self, kernel: str, cell: Cell) -> float:
         """What a cell takes of a share: it is watched for a while, but beside others."""
         known = self._durations.seconds_of(kernel, cell.scenario.name)
-        return (
-            UNKNOWN_SECONDS
-            if known is None
-            else known + self._order.plan.lab.file.settle / GUESTS_PER_SLOT
-        )
+        if known is None:
+            return UNKNOWN_SECONDS
+        return known + self._order.plan.lab.file.settle / GUESTS_PER_SLOT
 
     def _submit(self, kernel: _Kernel, share: Share, without: str = "") -> None:
         kernel.open_shares[share.key] = share
@@ -559,14 +557,14 @@ class ClusterPlaying:
             if answer.kernel is not None:
                 self._take_result(kernel, share, answer)
             else:
-                self._give_error(kernel, share, answer.refusal)
+                self._give_error(kernel, share.scenarios, answer.refusal)
             return
         self._retry(kernel, _counted(len(share.scenarios)), answer.refusal, answer.worker)
         self._submit(kernel, replace(share, attempt=share.attempt + 1), answer.worker)
 
     def _take_lost(self, kernel: _Kernel, share: Share, lost: Lost) -> None:
         if lost.by_workers or share.attempt + 1 >= MAX_ATTEMPTS:
-            self._give_error(kernel, share, lost.reason)
+            self._give_error(kernel, share.scenarios, lost.reason)
             return
         self._retry(kernel, _counted(len(share.scenarios)), lost.reason, "")
         self._submit(kernel, replace(share, attempt=share.attempt + 1))
@@ -599,10 +597,13 @@ class ClusterPlaying:
                 wanted.discard(cell.scenario)
                 kernel.cells.append(cell)
                 self._order.post(CellDone(cell))
-        self._finish_if_done(kernel)
+        if wanted:  # whatever the worker is, the run must come to an end
+            self._give_error(kernel, wanted, "one did not say what became of it")
+        else:
+            self._finish_if_done(kernel)
 
-    def _give_error(self, kernel: _Kernel, share: Share, reason: str) -> None:
-        cells = [cell for cell in kernel.plan.cells if cell.scenario.name in share.scenarios]
+    def _give_error(self, kernel: _Kernel, names: Collection[str], reason: str) -> None:
+        cells = [cell for cell in kernel.plan.cells if cell.scenario.name in names]
         self._give(kernel, cells, Outcome.ERROR, f"no worker could play it: {reason}")
         self._finish_if_done(kernel)
 
