@@ -33,7 +33,7 @@ REAL = "STANDIN_REAL"
 def prepare(share: Share, *archives: bytes) -> Prepared:
     with real._at_work(share) as site:
         del archives
-        return Prepared(share.known, 1 << 20, worker=site.address)
+        return Prepared(share.known, site.address)
 
 
 def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:

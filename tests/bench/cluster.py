@@ -46,12 +46,10 @@ CELL_SECONDS = 0.617
 READY_SECONDS = 6.0
 # `run.wall` there, by its 78 scenarios: of a worker with two processors, all that a cell costs.
 WORKER_CELL_SECONDS = 37.0 / 78
-READIED = 1.5
+READIED = 1.8
 """On how many workers a kernel was made ready in a simulation, on average."""
 SIZES = ((4, 312), (17, 1300), (100, 10000), (300, 30000), (1000, 100000))
 WORKERS = (1, 3, 10, 50, 200)
-WEIGHT = 150 << 20
-"""Bytes of a kernel and its userland in a cache."""
 
 
 @dataclass
@@ -84,7 +82,7 @@ def prepare(share: Share, *archives: bytes) -> Prepared:
     del archives
     address = str(get_worker().address)
     time.sleep(_get_ready(address, share.kernel) * WORLD.scale)
-    return Prepared(share.known, WEIGHT, worker=address)
+    return Prepared(share.known, address)
 
 
 def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
