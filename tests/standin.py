@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from orchestrator.adapters.daskcluster import Site
 from orchestrator.adapters.evidence import pack_evidence
 from orchestrator.foundation import process
 from orchestrator.plan.outcome import CellResult, KernelResult, Outcome
@@ -32,14 +33,14 @@ REAL = "STANDIN_REAL"
 def prepare(share: Share, *archives: bytes) -> Prepared:
     with real._at_work(share) as site:
         del archives
-        return Prepared(share.known, 1 << 20, worker=site.address)
+        return Prepared(share.known, site.address)
 
 
 def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     try:
         return _play(share, prepared, *archives)
     except real.UnfitError as error:
-        return Answer(real.Site().address, "", None, refusal=error.message, is_unfit=True)
+        return Answer(Site().address, "", None, refusal=error.message, is_unfit=True)
 
 
 def _play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:

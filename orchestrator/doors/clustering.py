@@ -18,6 +18,7 @@ from orchestrator.adapters.daskcluster import (
     make_security,
     serve_worker,
 )
+from orchestrator.doors.caching import cache_bound, keep_bound
 from orchestrator.doors.doctor import require_host
 from orchestrator.foundation.errors import EXIT_PASSED, UsageError
 from orchestrator.plan.visible import visible
@@ -31,6 +32,11 @@ def check_run(arguments: argparse.Namespace) -> None:
     for given, word in ((arguments.keep, "--keep"), (arguments.offline, "--offline")):
         if given:
             raise UsageError(f"{word} is for guests of this machine, and not for --cluster")
+    if arguments.jobs:
+        raise UsageError(
+            "-j is for guests of this machine, and not for --cluster",
+            hint="`lab worker -j N` says it of a worker",
+        )
     check_address(arguments.cluster, insecure=arguments.insecure_cluster)
     make_security(arguments.cluster, credentials(arguments), "client")
 
@@ -57,7 +63,8 @@ def declared(cache: Cache) -> dict[str, float]:
 
 def work(arguments: argparse.Namespace) -> int:
     """Be a worker until a signal comes or the scheduler is gone; the exit status."""
-    resources = declared(Cache(default_cache_dir()))
+    cache = Cache(default_cache_dir())
+    resources = declared(cache)
     if arguments.resources:
         print(" ".join(f"{name}={amount:g}" for name, amount in resources.items()))
         return EXIT_PASSED
@@ -65,6 +72,8 @@ def work(arguments: argparse.Namespace) -> int:
     check_address(address, insecure=arguments.insecure_cluster)
     security = make_security(address, credentials(arguments), "worker")
     require_host()
+    keep_bound(cache, cache_bound())
+    cache.close()
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}"
     words = ", ".join(f"{key} {amount:g}" for key, amount in resources.items())
     print(

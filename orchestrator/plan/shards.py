@@ -11,6 +11,7 @@ import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from orchestrator.plan.chunks import share_out
@@ -68,7 +69,7 @@ def _fit(kernels: Sequence[KernelPlan], most: float, seconds: Seconds) -> list[_
         if pieces <= 1:
             whole.append(kernel)
             continue
-        parts = share_out(names, lambda name, of=kernel.name: seconds(of, name), pieces)
+        parts = share_out(names, partial(seconds, kernel.name), pieces)
         # What is skipped is told once.
         skipped = tuple(cell.scenario.name for cell in kernel.cells if cell.skip)
         first, *others = parts

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -79,9 +79,10 @@ class _Kernel:
     plan: KernelPlan
     judged: Sequence[CellResult]
     future: Future[KernelResult]
-    archive_refs: tuple[object, ...] = ()
     prepared: Key | None = None
     prepare_attempts: int = 0
+    is_ready: bool = False
+    """Whether it was made ready somewhere, or nothing is to be played on it."""
     result: KernelResult | None = None
     """What its shares came to by now."""
     open_shares: dict[tuple[str | int, ...], Share] = field(default_factory=dict)
@@ -373,6 +374,10 @@ class ClusterPlaying:
             for share in [each for key, each in kernel.open_shares.items() if key in gone]:
                 del kernel.open_shares[share.key]
                 self._cluster.forget(share.key)
+                begun = self._began.get((share.kernel, share.number, share.attempt))
+                if begun:
+                    what = _counted(len(share.scenarios))
+                    self._retry(kernel, what, "its worker was lost", begun)
                 self._submit(kernel, replace(share, attempt=share.attempt + 1))
 
     # --- a kernel --------------------------------------------------------------------------
@@ -394,6 +399,7 @@ class ClusterPlaying:
             today=order.today,
             judged=kernel.judged,
         )
+        kernel.is_ready = True
         kernel.future.set_result(worker.run())
 
     def _share(self, kernel: _Kernel, number: int, cells: Sequence[Cell]) -> Share:
@@ -439,7 +445,7 @@ class ClusterPlaying:
             if answer.known and kernel.plan.known is None:
                 known = ResolvedKernel.model_validate_json(answer.known)
                 kernel.plan = with_known(kernel.plan, known)
-            self._play(kernel)
+            self._play(kernel, answer.worker)
             return
         worker = self._began.get((share.kernel, share.number, share.attempt), "")
         reason = answer.reason if isinstance(answer, Lost) else answer.refusal
@@ -457,7 +463,16 @@ class ClusterPlaying:
         if not self._cluster.alive:
             raise self._cluster.gone()
 
-    def _play(self, kernel: _Kernel) -> None:
+    def _play(self, kernel: _Kernel, worker: str) -> None:
+        """Send a kernel's shares: to the ``worker`` that has it ready while others have kernels
+        of their own to make ready, and to whoever has nothing else to do at the end of the run.
+
+        Dask would have idle workers steal at any time: it takes what a share depends on for what
+        moving it costs, and that is a few bytes here and a kernel's boot there.
+        """
+        kernel.is_ready = True
+        waiting = sum(not each.is_ready for each in self._kernels.values())
+        only = worker if waiting >= len(self._present - self._unfit.keys()) else ""
         judged = {cell.scenario for cell in kernel.judged}
         cells = [cell for cell in kernel.plan.cells if cell.scenario.name not in judged]
         skipped = [cell for cell in cells if cell.skip]
@@ -468,18 +483,16 @@ class ClusterPlaying:
         chunks = [list(chunk) for chunk in split_evenly(todo, seconds, most)] or [[]]
         chunks[0] += skipped
         for number, chunk in enumerate(chunks):
-            self._submit(kernel, self._share(kernel, number, chunk))
+            self._submit(kernel, self._share(kernel, number, chunk), only=only)
 
     def _seconds(self, kernel: str, cell: Cell) -> float:
         """What a cell takes of a share: it is watched for a while, but beside others."""
         known = self._durations.seconds_of(kernel, cell.scenario.name)
-        return (
-            UNKNOWN_SECONDS
-            if known is None
-            else known + self._order.plan.lab.file.settle / GUESTS_PER_SLOT
-        )
+        if known is None:
+            return UNKNOWN_SECONDS
+        return known + self._order.plan.lab.file.settle / GUESTS_PER_SLOT
 
-    def _submit(self, kernel: _Kernel, share: Share, without: str = "") -> None:
+    def _submit(self, kernel: _Kernel, share: Share, without: str = "", *, only: str = "") -> None:
         kernel.open_shares[share.key] = share
         prepared = kernel.prepared
         assert prepared is not None, "it was made ready first"
@@ -497,7 +510,11 @@ class ClusterPlaying:
                 done=lambda answer: self._said.put(("answer", share, answer)),
             )
 
-        self._submit_to(share.key, without, submit)
+        if only and only not in self._unfit:
+            self._placed[share.key] = frozenset({only})
+            submit((only,))
+        else:
+            self._submit_to(share.key, without, submit)
 
     # --- answers ---------------------------------------------------------------------------
 
@@ -559,14 +576,14 @@ class ClusterPlaying:
             if answer.kernel is not None:
                 self._take_result(kernel, share, answer)
             else:
-                self._give_error(kernel, share, answer.refusal)
+                self._give_error(kernel, share.scenarios, answer.refusal)
             return
         self._retry(kernel, _counted(len(share.scenarios)), answer.refusal, answer.worker)
         self._submit(kernel, replace(share, attempt=share.attempt + 1), answer.worker)
 
     def _take_lost(self, kernel: _Kernel, share: Share, lost: Lost) -> None:
         if lost.by_workers or share.attempt + 1 >= MAX_ATTEMPTS:
-            self._give_error(kernel, share, lost.reason)
+            self._give_error(kernel, share.scenarios, lost.reason)
             return
         self._retry(kernel, _counted(len(share.scenarios)), lost.reason, "")
         self._submit(kernel, replace(share, attempt=share.attempt + 1))
@@ -600,14 +617,18 @@ class ClusterPlaying:
                 wanted.discard(cell.scenario)
                 kernel.cells.append(cell)
                 self._order.post(CellDone(cell))
-        self._finish_if_done(kernel)
+        if wanted:  # whatever the worker is, the run must come to an end
+            self._give_error(kernel, wanted, "one did not say what became of it")
+        else:
+            self._finish_if_done(kernel)
 
-    def _give_error(self, kernel: _Kernel, share: Share, reason: str) -> None:
-        cells = [cell for cell in kernel.plan.cells if cell.scenario.name in share.scenarios]
+    def _give_error(self, kernel: _Kernel, names: Collection[str], reason: str) -> None:
+        cells = [cell for cell in kernel.plan.cells if cell.scenario.name in names]
         self._give(kernel, cells, Outcome.ERROR, f"no worker could play it: {reason}")
         self._finish_if_done(kernel)
 
     def _break(self, kernel: _Kernel, reason: str) -> None:
+        kernel.is_ready = True
         self._give(kernel, self._unjudged(kernel), Outcome.ERROR, reason)
         kernel.result = replace(kernel.result or KernelResult(kernel.plan.name, None), error=reason)
         self._finish(kernel)

@@ -25,7 +25,7 @@ from orchestrator.adapters.evidence import pack_evidence
 from orchestrator.adapters.machine import describe_wall
 from orchestrator.adapters.parcel import Part, open_lab
 from orchestrator.adapters.sources import entry_types
-from orchestrator.adapters.treehash import disk_usage, hash_tree
+from orchestrator.adapters.treehash import hash_tree
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import HostError, LabError, SourceError
 from orchestrator.plan.kernel import ResolvedKernel
@@ -96,20 +96,13 @@ def topic_of(run_id: str) -> str:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A kernel that is ready on a worker. Dask takes its size for what it costs to have it ready
-    elsewhere, and so plays the kernel's shares where it is, until others have nothing to do.
-    """
+    """A kernel that is ready on a worker."""
 
     known: str
     """The exact kernel, as JSON; empty where it could not be had."""
-    weight: int
-    """Bytes in the worker's cache that another worker would have to get."""
+    worker: str
     refusal: str = ""
     """Why it is no use on this worker, where another may do."""
-    worker: str = ""
-
-    def __sizeof__(self) -> int:
-        return object.__sizeof__(self) + self.weight
 
 
 @dataclass(frozen=True)
@@ -161,16 +154,14 @@ def prepare_kernel(share: Share, *archives: bytes) -> Prepared:
             tell = functools.partial(_tell, site, share)
             plan = resolve(lab, plan, cache, tell)
             assert plan.known is not None, "resolve gives one"
-            ready = prepare(lab, plan, cache, tell, site.scratch)
+            prepare(lab, plan, cache, tell, site.scratch)
         except UnfitError as error:
-            return Prepared("", 0, error.message, site.address)
+            return Prepared("", site.address, error.message)
         except (LabError, OSError):
-            return Prepared(share.known, 0)  # the share itself says why, as it would at home
-        weight = sum(
-            disk_usage(path.parent)
-            for path in (ready.kernel.vmlinuz_path, ready.image.squashfs_path)
-        )
-        return Prepared(plan.known.model_dump_json(), weight)
+            return Prepared(
+                share.known, site.address
+            )  # the share itself says why, as it would at home
+        return Prepared(plan.known.model_dump_json(), site.address)
 
 
 def play_share(share: Share, prepared: Prepared, *archives: bytes) -> Answer:

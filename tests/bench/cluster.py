@@ -46,10 +46,10 @@ CELL_SECONDS = 0.617
 READY_SECONDS = 6.0
 # `run.wall` there, by its 78 scenarios: of a worker with two processors, all that a cell costs.
 WORKER_CELL_SECONDS = 37.0 / 78
+READIED = 1.8
+"""On how many workers a kernel was made ready in a simulation, on average."""
 SIZES = ((4, 312), (17, 1300), (100, 10000), (300, 30000), (1000, 100000))
 WORKERS = (1, 3, 10, 50, 200)
-WEIGHT = 150 << 20
-"""Bytes of a kernel and its userland in a cache."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def prepare(share: Share, *archives: bytes) -> Prepared:
     del archives
     address = str(get_worker().address)
     time.sleep(_get_ready(address, share.kernel) * WORLD.scale)
-    return Prepared(share.known, WEIGHT, worker=address)
+    return Prepared(share.known, address)
 
 
 def play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
@@ -223,21 +223,22 @@ def simulate(kernels: int, scenarios: int, workers: int, scale: float, share: fl
     )
 
 
-def estimate(kernels: int, cells: int, workers: int, readied: float) -> float:
+def estimate(kernels: int, cells: int, workers: int) -> float:
     """Seconds of a run, kernels in the caches: a worker has two processors and no KVM.
 
-    ``readied`` is on how many workers a kernel is made ready. At the end one share is waited for.
+    At the end one share is waited for.
     """
+    readied = READIED if workers > 1 else 1.0
     work = cells * WORKER_CELL_SECONDS + kernels * readied * READY_SECONDS
     return work / workers + (SHARE_SECONDS / 2 if workers > 1 else 0.0)
 
 
-def render_sizes(readied: float) -> str:
+def render_sizes() -> str:
     """A table for docs/cluster.md."""
     lines = ["| kernels | cells | " + " | ".join(f"{count} workers" for count in WORKERS) + " |"]
     lines.append("|---|---|" + "---|" * len(WORKERS))
     for kernels, cells in SIZES:
-        of = (estimate(kernels, cells, count, readied) for count in WORKERS)
+        of = (estimate(kernels, cells, count) for count in WORKERS)
         lines.append(f"| {kernels} | {cells} | " + " | ".join(map(_in_words, of)) + " |")
     return "\n".join(lines).replace(" 1 workers", " 1 worker") + "\n"
 
@@ -263,8 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="print the page's table, and simulate nothing",
     )
     chosen = parser.parse_args(argv)
-    if chosen.sizes is not None:
-        print(render_sizes(chosen.sizes), end="")
+    if chosen.sizes:
+        print(render_sizes(), end="")
         return 0
     os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "false")
     figures = simulate(

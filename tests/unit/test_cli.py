@@ -329,3 +329,23 @@ def test_help_needs_none_of_the_heavy_parts() -> None:
     done = subprocess.run((sys.executable, "-c", script), capture_output=True, check=True)
     loaded = set(json.loads(done.stdout))
     assert not loaded & {"paramiko", "pydantic", "rich", "yaml", "pexpect", "elftools"}
+
+
+@pytest.mark.parametrize("words", [["--keep"], ["--offline"], ["-j", "2"]])
+def test_what_is_for_guests_here_is_not_for_a_cluster(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("distributed")
+    lab = write_lab(tmp_path)
+    cluster = ["--cluster", "tls://scheduler:8786"]
+    assert main(["run", "--lab", str(lab), *cluster, *words]) == 2
+    assert f"{words[0]} is for guests of this machine" in capsys.readouterr().err
+
+
+def test_certificates_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("distributed")
+    words = ["run", "--lab", str(write_lab(tmp_path)), "--cluster", "tls://scheduler:8786"]
+    assert main(words) == 2
+    assert "asks for certificates, and none are named" in capsys.readouterr().err
+    assert main([*words, "--cluster-ca", str(tmp_path / "none.pem")]) == 2
+    assert "none.pem: there is no such file" in capsys.readouterr().err

@@ -1062,3 +1062,20 @@ def test_the_report_bounds_what_a_guest_can_make_many_of() -> None:
     steps = (replace(many.steps[0], tests=tests),)
     many = replace(many, steps=steps, artifacts=many.artifacts * 1000)
     assert render_report(run(kernel(many))).count("\n") < 300
+
+
+def test_the_reports_count_what_a_clusters_machines_cost() -> None:
+    line = "3 scenarios once more elsewhere: its worker was lost (worker tls://a)"
+    lost = replace(kernel(cell(Outcome.PASSED)), retried=(line, line), hosts=("one", "two"))
+    text = render_report(run(lost))
+    assert "    played on one, two\n    retried for the infrastructure: 2\n" in text
+    assert f"      {line}\n" in text
+    assert "retried for the infrastructure: 2; report.txt says" in render_summary(run(lost))
+    assert judge_result(run(lost)).exit_status == 0
+    raw = json.loads(render_results(run(lost)))
+    jsonschema.validate(raw, load_schema())
+    assert (raw["kernels"][0]["retried"], raw["kernels"][0]["hosts"]) == (
+        [line, line],
+        ["one", "two"],
+    )
+    assert "infrastructure" not in render_report(run(kernel(cell(Outcome.PASSED))))

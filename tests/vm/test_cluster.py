@@ -134,7 +134,7 @@ def wait_for_guest(machines: Machines, names: tuple[str, ...], run: subprocess.P
     end = time.monotonic() + RUN_SECONDS
     while time.monotonic() < end:
         for name in names:
-            if any("qemu-system" in _argv(pid) for pid in _below(machines, name)):
+            if any("-nodefaults" in _argv(pid) for pid in _below(machines, name)):
                 return name
         assert run.poll() is None, "the run ended before it could be disturbed"
         time.sleep(0.1)
