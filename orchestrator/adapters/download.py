@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import json
 import os
 import re
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator.adapters.cache import disk_error, watch_room
+from orchestrator.adapters.cache import disk_error, hash_of, watch_room, write_json
 from orchestrator.adapters.fetching import Tell, tell_nobody
 from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
@@ -64,32 +66,99 @@ def download(
     sha256: str = "",
     patience: Patience | None = None,
     tell: Tell = tell_nobody,
+    keep_in: Path | None = None,
 ) -> Path:
     """Fetch ``url`` to ``path``, whole and as its hash says, or not at all.
 
-    A transfer that breaks off goes on where it was. Blocks until ``deadline`` at the
-    longest, and checks it between two reads, each of which may last ``patience.stall``.
+    A transfer that breaks off goes on where it was; with ``keep_in``, a folder, also one that an
+    earlier call had to leave, if the server names the file's version. Blocks until ``deadline``
+    at the longest, and checks it between two reads, each of which may last ``patience.stall``.
     Proxies are taken from the environment. What has come is told once a second; what ``tell``
-    raises ends it. Raises ``MissingError`` where the server has no
-    such file, ``SourceError`` otherwise, ``HostError`` where the disk is full.
+    raises ends it. Raises ``MissingError`` where the server has no such file, ``SourceError``
+    otherwise, ``HostError`` where the disk is full.
     """
-    aside = path.with_name(f".{path.name}.part")
-    transfer = _Transfer(url, aside, deadline, max_bytes, patience or Patience(), tell)
     try:
-        transfer.run()
-        if sha256 and transfer.digest() != sha256.lower():
-            raise SourceError(
-                f"{url}: what came is not what was promised: its SHA-256 is "
-                f"{transfer.digest()}, not {sha256.lower()}",
-                hint="a damaged mirror, or a proxy that changes what passes; try another mirror",
-            )
-        aside.rename(path)
+        with _open_part(url, path, keep_in) as part:
+            transfer = _Transfer(url, part, deadline, max_bytes, patience or Patience(), tell)
+            transfer.run()
+            part.is_over = True
+            if sha256 and transfer.digest() != sha256.lower():
+                raise SourceError(
+                    f"{url}: what came is not what was promised: its SHA-256 is "
+                    f"{transfer.digest()}, not {sha256.lower()}",
+                    hint="a damaged mirror, or a proxy that changes what passes; "
+                    "try another mirror",
+                )
+            part.path.rename(path)
     except OSError as error:
         raise disk_error(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
     return path
+
+
+@dataclass
+class _Part:
+    """What has come of a file."""
+
+    path: Path
+    url: str
+    is_kept: bool = False
+    """Whether another call may go on from it."""
+    validator: str = ""
+    """What the server calls this version of the file."""
+    is_over: bool = False
+    """Whether there is nothing to go on from."""
+
+    @property
+    def note_path(self) -> Path:
+        """Where it is written down what it is a part of."""
+        return self.path.with_suffix(".json")
+
+    def remember(self, validator: str) -> None:
+        """Take the validator of the file that comes."""
+        if self.is_kept and validator and validator != self.validator:
+            write_json(self.note_path, {"url": self.url, "validator": validator})
+        self.validator = validator
+
+    def take_up(self) -> None:
+        """Go on from what an earlier call left, or begin anew."""
+        if self.is_kept:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                note = json.loads(self.note_path.read_text())
+                if note["url"] == self.url and isinstance(note["validator"], str):
+                    self.validator = note["validator"]
+        # Without one nobody could tell that the file has changed since.
+        if not self.validator:
+            self.path.write_bytes(b"")
+
+    def leave(self) -> None:
+        """Remove what nobody can go on from."""
+        with contextlib.suppress(OSError):
+            if not self.is_kept or self.is_over or not self.validator:
+                self.path.unlink(missing_ok=True)
+                if self.is_kept:
+                    self.note_path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _open_part(url: str, path: Path, keep_in: Path | None) -> Iterator[_Part]:
+    """Where a file is while it comes: beside its place, or where another call finds it again.
+
+    There it is one process's alone; a second one fetches on its own.
+    """
+    part = _Part(path.with_name(f".{path.name}.part"), url)
+    with contextlib.ExitStack() as stack:
+        if keep_in is not None:
+            keep_in.mkdir(parents=True, exist_ok=True)
+            kept = keep_in / f".{hash_of(url)}.part"
+            file = stack.enter_context(kept.open("ab"))
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Another process may have finished it, and so moved it away, just before.
+                if os.fstat(file.fileno()).st_ino == kept.stat().st_ino:
+                    part = _Part(kept, url, is_kept=True)
+        stack.callback(part.leave)
+        part.take_up()
+        yield part
 
 
 class _Transfer:
@@ -98,21 +167,21 @@ class _Transfer:
     def __init__(
         self,
         url: str,
-        path: Path,
+        part: _Part,
         deadline: Deadline,
         max_bytes: int,
         patience: Patience,
         tell: Tell,
     ) -> None:
         self._url = url
-        self._path = path
+        self._part = part
+        self._path = part.path
         self._deadline = deadline
         self._max_bytes = max_bytes
         self._patience = patience
         self._total: int | None = None
-        self._validator = ""
         self._tell = tell
-        self._look = watch_room(path.parent)
+        self._look = watch_room(part.path.parent)
         self._looked = 0.0
 
     @property
@@ -126,7 +195,6 @@ class _Transfer:
     def run(self) -> None:
         import requests
 
-        self._path.write_bytes(b"")
         failures = 0
         with requests.Session() as session:
             while True:
@@ -137,7 +205,7 @@ class _Transfer:
                 except _AgainError as problem:
                     if isinstance(problem, _RestartError):
                         self._path.write_bytes(b"")
-                        self._total, self._validator = None, ""
+                        self._total, self._part.validator = None, ""
                     failures = 1 if self._have > before else failures + 1
                     if failures >= self._patience.tries:
                         raise self._error(f"{problem}, {failures} times in a row") from problem
@@ -171,8 +239,8 @@ class _Transfer:
         headers = {"Accept-Encoding": "identity", "User-Agent": "kmod-lab"}
         if have:
             headers["Range"] = f"bytes={have}-"
-            if self._validator:
-                headers["If-Range"] = self._validator
+            if self._part.validator:
+                headers["If-Range"] = self._part.validator
         with _in_words():
             seconds = max(0.1, self._deadline.within(self._patience.stall))
             response = session.get(self._url, headers=headers, stream=True, timeout=seconds)
@@ -205,7 +273,7 @@ class _Transfer:
         validator = response.headers.get("ETag", "")
         if not validator or validator.startswith("W/"):
             validator = response.headers.get("Last-Modified", "")
-        self._validator = validator
+        self._part.remember(validator)
         length = response.headers.get("Content-Length", "")
         total = self._have + int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
         if total is not None and self._total is not None and total != self._total:

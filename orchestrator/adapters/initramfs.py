@@ -7,8 +7,9 @@ and never on disk.
 
 from __future__ import annotations
 
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from orchestrator.adapters.cache import Cache, hash_of
 from orchestrator.adapters.images import Image
 from orchestrator.adapters.kernels import Kernel
 
-FORMAT = 1
+FORMAT = 2
 FOLDERS = (
     *("bin", "boot-modules", "dev", "image", "kernel"),
     *("lab", "lab/bin", "overlay", "proc", "root", "sys"),
@@ -28,6 +29,11 @@ SCRIPTS = {
     "lab/bin/lab-holders": "lab-holders",
     "lab/bin/lab-stacks": "lab-stacks",
 }
+# What init loads first, and, beside that, what it loads before it mounts anything.
+DISKS = ("virtio_pci", "virtio_blk")
+FILESYSTEMS = ("squashfs", "overlay")
+# A field of .modinfo, which modpost writes (scripts/mod/modpost.c, add_depends()).
+_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
 @dataclass(frozen=True)
@@ -73,17 +79,50 @@ def ensure_initramfs(cache: Cache, kernel: Kernel, image: Image, guest_dir: Path
 
 
 def _shared(kernel: Kernel, image: Image, scripts: dict[str, bytes]) -> list[Entry]:
-    order = "".join(f"{path.name}\n" for path in kernel.boot_modules)
+    contents = {path.name: path.read_bytes() for path in kernel.boot_modules}
     return [
         *(Entry(name, 0o755) for name in FOLDERS),
         Entry("bin/busybox", 0o755, image.busybox_path.read_bytes()),
-        Entry("boot-modules/order", 0o644, order.encode()),
         *(
-            Entry(f"boot-modules/{path.name}", 0o644, path.read_bytes())
-            for path in kernel.boot_modules
+            Entry(f"boot-modules/{track}", 0o644, "".join(f"{name}\n" for name in names).encode())
+            for track, names in find_tracks(contents).items()
         ),
+        *(Entry(f"boot-modules/{name}", 0o644, data) for name, data in contents.items()),
         *(Entry(name, 0o755, data) for name, data in scripts.items()),
     ]
+
+
+def find_tracks(modules: Mapping[str, bytes]) -> dict[str, tuple[str, ...]]:
+    """Which modules init loads at a time: those for the disks, and beside them those for the file
+    systems; the others while it mounts.
+
+    ``modules`` are in the order in which they must be loaded, by their files' names. In one track
+    nothing that is loaded at the same time in another is needed.
+    """
+    needs = {name.removesuffix(".ko"): _needs(data) for name, data in modules.items()}
+    disks = set(_with_needs(DISKS, needs))
+    beside = set(_with_needs(FILESYSTEMS, needs))
+    if beside & disks:  # neither can go before the other, so they go one by one
+        disks, beside = disks | beside, set()
+    first = {f"{name}.ko" for name in disks}
+    second = {f"{name}.ko" for name in beside}
+    return {
+        "disks": tuple(name for name in modules if name in first),
+        "filesystems": tuple(name for name in modules if name in second),
+        "others": tuple(name for name in modules if name not in first | second),
+    }
+
+
+def _needs(module: bytes) -> tuple[str, ...]:
+    found = _DEPENDS.search(module)
+    names = found[1].decode(errors="replace").split(",") if found else ()
+    return tuple(name.replace("-", "_") for name in names if name)
+
+
+def _with_needs(names: Sequence[str], needs: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for name in names:
+        yield name
+        yield from _with_needs(needs.get(name, ()), needs)
 
 
 def render_secrets(nonce: str, authorized_keys: str, host_key: bytes, *, probe: bool) -> bytes:

@@ -169,6 +169,8 @@ class KernelOrg:
             sha256=sha256,
             patience=self._patience,
             tell=self._tell,
+            # `lab cache prune` removes what nobody comes back for within a day.
+            keep_in=self._cache.root / "releases" if sha256 else None,
         )
 
     def _verify(self, path: Path, signature: Path, folder: Path) -> str:

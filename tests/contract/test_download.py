@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import http.server
 import re
@@ -206,6 +207,88 @@ def test_what_has_come_is_not_asked_for_again(server: Server, tmp_path: Path) ->
     server.script = ["truncated", "well"]
     fetch(server, tmp_path / "x")
     assert server.asked == [None, f"bytes={len(DATA) // 2}-"]
+
+
+# --- what an earlier call had to leave -----------------------------------------------------
+
+
+def fetch_kept(server: Server, path: Path, *, sha256: str = SHA256) -> bytes:
+    download(
+        *(server.url, path),
+        deadline=Deadline.after(30, "a test's download"),
+        max_bytes=8 << 20,
+        sha256=sha256,
+        patience=QUICK,
+        keep_in=path.parent / "kept",
+    )
+    return path.read_bytes()
+
+
+def leave_half(server: Server, path: Path) -> Path:
+    """Have a call end mid-way; the part that it left, if it did."""
+    server.script = ["truncated", "404"]
+    with pytest.raises(MissingError):
+        fetch_kept(server, path)
+    assert not path.exists()
+    server.script, server.asked = ["well"], []
+    return path.parent / "kept"
+
+
+def test_the_next_call_goes_on_from_what_was_left(server: Server, tmp_path: Path) -> None:
+    kept = leave_half(server, tmp_path / "x")
+    assert len(left(kept)) == 2
+    assert fetch_kept(server, tmp_path / "x") == DATA
+    assert server.asked == [f"bytes={len(DATA) // 2}-"]
+    assert left(kept) == []
+
+
+def test_what_changed_since_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    kept = leave_half(server, tmp_path / "x")
+    server.data, server.etag = DATA[::-1], '"two"'
+    changed = hashlib.sha256(DATA[::-1]).hexdigest()
+    assert fetch_kept(server, tmp_path / "x", sha256=changed) == DATA[::-1]
+    assert server.asked == [f"bytes={len(DATA) // 2}-"]
+    assert left(kept) == []
+
+
+def test_a_part_of_a_file_without_a_version_is_not_left(server: Server, tmp_path: Path) -> None:
+    server.etag = ""
+    assert left(leave_half(server, tmp_path / "x")) == []
+    assert fetch_kept(server, tmp_path / "x") == DATA
+    assert server.asked == [None]
+
+
+def test_a_part_that_is_not_what_was_promised_is_not_gone_on_from_again(
+    server: Server, tmp_path: Path
+) -> None:
+    kept = leave_half(server, tmp_path / "x")
+    (part,) = kept.glob(".*.part")
+    part.write_bytes(bytes(len(DATA) // 2))
+    with pytest.raises(SourceError, match="not what was promised"):
+        fetch_kept(server, tmp_path / "x")
+    assert left(kept) == []
+    assert fetch_kept(server, tmp_path / "x") == DATA
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"url": "http://other/", "validator": "x"}'])
+def test_a_part_of_which_nothing_is_known_is_fetched_anew(
+    server: Server, tmp_path: Path, note: str
+) -> None:
+    (about,) = leave_half(server, tmp_path / "x").glob(".*.json")
+    about.write_text(note)
+    assert fetch_kept(server, tmp_path / "x") == DATA
+    assert server.asked == [None]
+
+
+def test_a_part_that_another_process_is_at_is_left_alone(server: Server, tmp_path: Path) -> None:
+    kept = leave_half(server, tmp_path / "x")
+    (part,) = kept.glob(".*.part")
+    with part.open("rb") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        assert fetch_kept(server, tmp_path / "x") == DATA
+    assert server.asked == [None]
+    assert part.stat().st_size == len(DATA) // 2
+    assert left(tmp_path) == ["kept", "x"]
 
 
 def test_a_file_that_changed_on_the_way_is_fetched_anew(server: Server, tmp_path: Path) -> None:

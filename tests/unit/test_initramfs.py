@@ -16,6 +16,7 @@ from orchestrator.adapters.initramfs import (
     SCRIPTS,
     Entry,
     ensure_initramfs,
+    find_tracks,
     render_cpio,
     render_secrets,
 )
@@ -127,17 +128,28 @@ def test_a_probe_is_told_that_it_is_one() -> None:
 # --- the shared part -------------------------------------------------------------------------
 
 
+def module(*needs: str) -> bytes:
+    """As much of a module as says what it needs."""
+    return b"\x7fELF\0license=GPL\0depends=" + ",".join(needs).encode() + b"\0name=it\0"
+
+
 @pytest.fixture
 def kernel(tmp_path: Path) -> Kernel:
-    for name in ("virtio.ko", "virtio_pci.ko"):
-        (tmp_path / name).write_text(name)
+    modules = {
+        "virtio": module(),
+        "virtio_pci": module("virtio"),
+        "virtio_net": module("virtio"),
+        "squashfs": module(),
+    }
+    for name, data in modules.items():
+        (tmp_path / f"{name}.ko").write_bytes(data)
     return Kernel(
         key="6.1.0-key",
         resolved=ResolvedKernel(release="6.1.0", version="6.1.0", origin="here", parts=()),
         vmlinuz_path=tmp_path / "vmlinuz",
         config_path=tmp_path / "config",
         layer_path=tmp_path / "layer",
-        boot_modules=(tmp_path / "virtio.ko", tmp_path / "virtio_pci.ko"),
+        boot_modules=tuple(tmp_path / f"{name}.ko" for name in modules),
         vmlinuz_sha256="",
         config_sha256="",
         compiler="",
@@ -155,8 +167,10 @@ def test_the_shared_part_has_what_the_guest_boots_with(
 ) -> None:
     path = ensure_initramfs(Cache(tmp_path / "cache"), kernel, image, guest_dir())
     found = read_cpio(path.read_bytes())
-    assert found["boot-modules/order"].data == b"virtio.ko\nvirtio_pci.ko\n"
-    assert found["boot-modules/virtio.ko"].data == b"virtio.ko"
+    assert found["boot-modules/disks"].data == b"virtio.ko\nvirtio_pci.ko\n"
+    assert found["boot-modules/filesystems"].data == b"squashfs.ko\n"
+    assert found["boot-modules/others"].data == b"virtio_net.ko\n"
+    assert found["boot-modules/virtio.ko"].data == module()
     assert found["bin/busybox"].data == b"busybox"
     assert stat.S_IMODE(found["bin/busybox"].mode) == 0o755
     for name, source in SCRIPTS.items():
@@ -168,6 +182,57 @@ def test_the_shared_part_has_what_the_guest_boots_with(
         assert parent == "." or parent in folders, f"nothing makes the folder of {name}"
     # What init mounts and binds must be there.
     assert {"dev", "proc", "sys", "image", "kernel", "overlay", "root"} <= folders
+
+
+# What the kernels of distributions have as modules, with what each needs.
+DEBIANS_6_1 = {
+    "virtio_ring": (),
+    "virtio": ("virtio_ring",),
+    "virtio_pci_modern_dev": (),
+    "virtio_pci_legacy_dev": (),
+    "virtio_pci": ("virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio"),
+    "virtio_blk": ("virtio", "virtio_ring"),
+    "failover": (),
+    "net_failover": ("failover",),
+    "virtio_net": ("virtio_ring", "virtio", "net_failover"),
+    "virtio_rng": ("virtio", "virtio_ring"),
+    "squashfs": (),
+    "overlay": (),
+}
+UBUNTUS_4_4: dict[str, tuple[str, ...]] = {"virtio_rng": (), "overlay": ()}
+
+
+@pytest.mark.parametrize(
+    ("needs", "disks", "filesystems", "others"),
+    [
+        (
+            DEBIANS_6_1,
+            "virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk",
+            "squashfs overlay",
+            "failover net_failover virtio_net virtio_rng",
+        ),
+        (UBUNTUS_4_4, "", "overlay", "virtio_rng"),
+        ({}, "", "", ""),
+        # What both need keeps them from being loaded at a time.
+        (
+            {"crc": (), "virtio_blk": ("crc",), "squashfs": ("crc",), "overlay": (), "x": ()},
+            "crc virtio_blk squashfs overlay",
+            "",
+            "x",
+        ),
+        # The names in .modinfo are those that Makefiles give.
+        ({"lz4_unpack": (), "squashfs": ("lz4-unpack",)}, "", "lz4_unpack squashfs", ""),
+    ],
+)
+def test_modules_that_need_nothing_of_each_other_are_loaded_at_a_time(
+    needs: dict[str, tuple[str, ...]], disks: str, filesystems: str, others: str
+) -> None:
+    tracks = find_tracks({f"{name}.ko": module(*names) for name, names in needs.items()})
+    assert {name: " ".join(files).replace(".ko", "") for name, files in tracks.items()} == {
+        "disks": disks,
+        "filesystems": filesystems,
+        "others": others,
+    }
 
 
 def test_the_shared_part_is_made_anew_when_something_in_it_changes(

@@ -144,7 +144,8 @@ def test_a_full_disk_under_the_results(tmp_path: Path, tiny_disk: Callable[[int]
             "no `init=` or `rdinit=`",
             "Kernel panic - not syncing: VFS: Unable",
         ),
-        ("8250.nr_uarts=0", "no console: a kernel runs", "SERIAL_8250_CONSOLE=y", "SeaBIOS"),
+        # What a bzImage's first code says through the firmware, at the second try.
+        ("8250.nr_uarts=0", "no console: a kernel runs", "SERIAL_8250_CONSOLE=y", "Probing EDD"),
         (
             "initcall_blacklist=virtio_blk_init",
             "no root: the boot ended in the initramfs",
