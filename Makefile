@@ -64,12 +64,15 @@ zoo-debug: ## the same on kernels with the kernel's own checks, which are built 
 bench: setup ## measure the lab, beside virtme-ng (ARGS=--quick: a few minutes; --help says more)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-.PHONY: check
-check: setup host-for-tests ## all that needs no guest: style, types, layers, unit and contract tests
+.PHONY: lint
+lint: setup ## style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint host-for-tests ## all that needs no guest: lint, unit and contract tests
 	$(BIN)/python -m pytest -m 'not vm' $(ARGS)
 
 .PHONY: test
