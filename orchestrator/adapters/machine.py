@@ -305,6 +305,23 @@ class Machine:
         deadline = Deadline.after(LAUNCH_SECONDS, "asking QEMU for its port")
         return self._qmp.forwarded_port(deadline)
 
+    def serve_gdb(self, path: Path) -> None:
+        """Let gdb in by a Unix socket that is made at ``path``; who reaches its folder may.
+
+        Raises ``MachineError``, ``HostError`` where there can be no socket.
+        """
+        deadline = Deadline.after(LAUNCH_SECONDS, "asking QEMU to wait for a debugger")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            try:
+                listener.bind(str(path))
+                listener.listen(1)
+            except OSError as error:
+                raise HostError(
+                    f"there can be no socket at {path}: {error.strerror or error}",
+                    hint="TMPDIR=/tmp has temporary files where names are short",
+                ) from error
+            self._qmp.serve_gdb(listener.fileno(), deadline)
+
     def _dial(self, port: int, seconds: float) -> socket.socket:
         return (dial_host if self._inside is None else self._inside.connect)(port, seconds)
 

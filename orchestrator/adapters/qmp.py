@@ -133,6 +133,21 @@ class Qmp:
         """A serial break on the kernel's console: the next character is a SysRq command."""
         self.execute("chardev-send-break", deadline, id="console")
 
+    def serve_gdb(self, listener: int, deadline: Deadline) -> None:
+        """Have debuggers that connect to ``listener``, a listening socket, debug the guest.
+
+        It is not stopped before one does. Raises ``MachineError``.
+        """
+        self._hand_over("gdb", listener, deadline)
+        address = {"type": "fd", "data": {"str": "gdb"}}
+        backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+        self.execute("chardev-add", deadline, id="gdb", backend=backend)
+        # QMP has no such command; that of the human monitor says what it does, in words.
+        line = "gdbserver chardev:gdb"
+        said = str(self.execute("human-monitor-command", deadline, **{"command-line": line}))
+        if not said.startswith("Waiting for gdb connection"):
+            raise MachineError(f"QEMU does not wait for a debugger: {said.strip()!r:.300}")
+
     def _receive(self, deadline: Deadline) -> dict[str, Any]:
         while b"\n" not in self._buffer:
             if deadline.passed:

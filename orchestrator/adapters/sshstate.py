@@ -198,14 +198,16 @@ def capture(transport: paramiko.Transport, channel: paramiko.Channel) -> SshStat
 
 
 class _ContinuedPacketizer(_RecordingPacketizer):
-    """Says no greeting: that was said when the connection was made."""
+    """Says no greeting: that was said when the connection was made.
 
-    _greeted = False
+    The transport's thread says it whenever it gets to it. What another thread sends may be first.
+    """
+
+    greeting = b""
 
     def write_all(self, out: bytes) -> None:
-        if self._greeted:
+        if out != self.greeting:
             super().write_all(out)
-        self._greeted = True
 
     def start_handshake(self, timeout: float) -> None:
         """There is none."""
@@ -218,6 +220,7 @@ class _ContinuedTransport(paramiko.Transport):
 
     def __init__(self, sock: socket.socket, state: SshState) -> None:
         super().__init__(sock, packetizer_class=_ContinuedPacketizer)
+        self.packetizer.greeting = f"{self.local_version}\r\n".encode()
         self._origin = state
         self.session_id = state.session_id
         self.remote_version = state.remote_version

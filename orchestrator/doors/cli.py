@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 REPORT_FORMATS = ("text", "html", "junit", "json", "markdown", "github", "gitlab")
 SCHEMAS = ("lab", "scenario", "results")
 SHELLS = ("bash", "zsh", "fish")
+_KERNEL_HELP = "a kernel's name, or a version; a recipe's name where there is no lab.yaml"
 
 # Each command imports what it needs when it is called: `lab --help` needs none of it.
 
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # and what a lab means must not depend on what else is installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    given, words = split_words(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(given, argparse.Namespace(words=words))
     command: Callable[[argparse.Namespace], int] | None = getattr(arguments, "command", None)
     if command is None:
         parser.print_help()
@@ -50,6 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _stop_printing()
         return EXIT_PASSED
     return status
+
+
+def split_words(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """A command line, and what stands behind ``--`` in that of a command that enters a guest.
+
+    argparse finds such words only where no option stands between them and the kernel.
+    """
+    if not argv or argv[0] not in ("shell", "replay", "gdb") or "--" not in argv:
+        return argv, ()
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
 
 
 def _stop_printing() -> None:
@@ -115,11 +128,75 @@ def build_parser() -> argparse.ArgumentParser:
     _add_selection(listing)
     listing.set_defaults(command=_list)
 
-    shell = commands.add_parser("shell", help="boot a guest with the modules built, and enter it")
+    shell = commands.add_parser(
+        "shell",
+        help="enter a guest that has the modules built",
+        epilog="`lab shell KERNEL -- COMMAND` runs a command there instead of a shell.",
+    )
     _add_lab_option(shell)
     shell.add_argument("--offline", action="store_true", help="use what is cached, and no network")
-    shell.add_argument("kernel", help="a kernel's name, or a version")
+    _add_modules(shell)
+    shell.add_argument("kernel", help=_KERNEL_HELP)
     shell.set_defaults(command=_shell)
+
+    watch = commands.add_parser("watch", help="play again, on each save, what it affects")
+    _add_lab_option(watch)
+    _add_selection(watch)
+    watch.add_argument("--offline", action="store_true", help="use what is cached, and no network")
+    watch.add_argument("-j", "--jobs", type=_positive, metavar="N", help="so many guests at a time")
+    _add_results(watch)
+    watch.set_defaults(command=_watch)
+
+    replay = commands.add_parser(
+        "replay",
+        help="enter a guest as it was before the step that failed",
+        epilog="`lab replay RUN CELL -- COMMAND` runs a command there instead of a shell.",
+    )
+    _add_lab_option(replay)
+    replay.add_argument("--offline", action="store_true", help="use what is cached, and no network")
+    replay.add_argument(
+        "--step", type=_positive, metavar="N", help="before this step (the first that failed)"
+    )
+    _add_results(replay)
+    replay.add_argument("run", metavar="RUN", help="a run's folder, or its name, or latest")
+    replay.add_argument("cell", metavar="CELL", help="KERNEL/FILE/NAME, as reports have it")
+    replay.set_defaults(command=_replay)
+
+    gdb = commands.add_parser(
+        "gdb",
+        help="debug a guest and the modules in it",
+        epilog="What stands behind -- are arguments for gdb.",
+    )
+    _add_lab_option(gdb)
+    gdb.add_argument("--offline", action="store_true", help="use what is cached, and no network")
+    _add_modules(gdb)
+    gdb.add_argument(
+        "-s",
+        "--scenario",
+        metavar="NAME",
+        help="load this scenario's modules, as it does (all that were built)",
+    )
+    gdb.add_argument(
+        "--print", action="store_true", help="start no gdb; say how to, and keep the guest"
+    )
+    gdb.add_argument("kernel", help=_KERNEL_HELP)
+    gdb.set_defaults(command=_gdb)
+
+    console = commands.add_parser("console", help="show what a guest says, or said, on its console")
+    _add_lab_option(console)
+    _add_results(console)
+    console.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    console.add_argument(
+        "run", metavar="RUN", help="a run's folder, or its name, or latest; shell for `lab shell`"
+    )
+    console.add_argument(
+        "place",
+        nargs="?",
+        default="",
+        metavar="KERNEL[/FILE/NAME]",
+        help="whose: a kernel's last guest, or a scenario's own",
+    )
+    console.set_defaults(command=_console)
 
     bisect = commands.add_parser(
         "bisect", help="find between which two kernels a scenario's outcome changes"
@@ -259,6 +336,17 @@ def _add_lab_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_modules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--module",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of modules that is not in lab.yaml; repeatable",
+    )
+
+
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="where runs are kept (lab-results)"
@@ -289,15 +377,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def _load_lab(path: Path) -> Lab:
-    from orchestrator.adapters.sources import entry_types
-    from orchestrator.plan.labfile import load_lab
+    from orchestrator.doors.planning import read_lab
 
-    if path == Path("lab.yaml") and not path.exists():
-        raise UsageError(
-            "there is no lab.yaml in this folder",
-            hint="go to the lab's folder, or name the file: --lab FILE",
-        )
-    return load_lab(path, entry_types())
+    return read_lab(path)
 
 
 def _make_plan(
@@ -472,14 +554,42 @@ def _list(arguments: argparse.Namespace) -> int:
 def _shell(arguments: argparse.Namespace) -> int:
     from orchestrator.doors.shell import enter
 
-    lab = _load_lab(arguments.lab)
-    arguments.kernel, arguments.scenario = [arguments.kernel], []
-    cache = _open_cache(arguments)
-    plan = _make_plan(lab, cache, arguments)
-    if len(plan.kernels) != 1:
-        names = ", ".join(kernel.name for kernel in plan.kernels)
-        raise UsageError(f"that is more than one kernel: {names}", hint="name one of them")
-    return enter(lab, plan.kernels[0], cache)
+    return enter(
+        arguments.lab,
+        arguments.kernel,
+        _open_cache(arguments),
+        modules=arguments.module,
+        words=arguments.words,
+    )
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.watching import watch
+
+    return watch(arguments, _open_cache(arguments))
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.replaying import replay
+
+    return replay(arguments, _load_lab(arguments.lab), _open_cache(arguments))
+
+
+def _gdb(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.debugging import debug
+
+    return debug(arguments, _open_cache(arguments))
+
+
+def _console(arguments: argparse.Namespace) -> int:
+    from orchestrator.doors.console import show_console
+
+    return show_console(
+        arguments.run,
+        arguments.place,
+        arguments.results or arguments.lab.parent / "lab-results",
+        follow=arguments.follow,
+    )
 
 
 def _kernels(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +65,8 @@ PACKAGES: dict[str, dict[System, str]] = {
     "prlimit": {"debian": "util-linux", "fedora": "util-linux-core", "arch": "util-linux"},
     "unshare": {"debian": "util-linux", "fedora": "util-linux-core", "arch": "util-linux"},
 }
+# What single commands call, by tool; all others can do without.
+OPTIONAL: dict[str, str] = {"gdb": "lab gdb"}
 ROOTLESS_TOOL = "newuidmap"
 ROOTLESS_PACKAGES: dict[System, str] = {
     "debian": "uidmap",
@@ -127,6 +129,7 @@ def check_host(*, versions: bool = False) -> tuple[Check, ...]:
             _tool(name, packages[system], system, versions=versions)
             for name, packages in PACKAGES.items()
         ),
+        *(_optional(name, user, system, versions=versions) for name, user in OPTIONAL.items()),
         *_rootless(system),
         _keyring(system),
         _release_names(system),
@@ -256,6 +259,13 @@ def _tool(name: str, package: str, system: System, *, versions: bool = False) ->
 
 def _sudo() -> str:
     return "" if os.geteuid() == 0 else "sudo "
+
+
+def _optional(name: str, user: str, system: System, *, versions: bool) -> Check:
+    """A tool that is called as its package on every system."""
+    check = _tool(name, name, system, versions=versions)
+    found = check.found if check.well else f"{check.found}: `{user}` alone calls it"
+    return replace(check, found=found, needed=False)
 
 
 def _rootless(system: System) -> tuple[Check, ...]:

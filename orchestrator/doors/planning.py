@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.adapters.cache import Cache
 from orchestrator.adapters.kernels import forget_resolutions, load_resolution
-from orchestrator.adapters.sources import SourceContext
+from orchestrator.adapters.sources import SourceContext, entry_types
 from orchestrator.foundation.errors import UsageError
 from orchestrator.plan.kernel import ResolvedKernel
+from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.lock import LOCK_FILE, Lock, load_lock
 from orchestrator.plan.model import Lab
 from orchestrator.plan.plan import Plan, resolve_plan, select_kernels, select_scenarios
 from orchestrator.plan.recipes import load_recipe
 from orchestrator.policy.capacity import default_jobs
+
+DEFAULT_LAB = Path("lab.yaml")
+
+
+def read_lab(path: Path) -> Lab:
+    """The lab at ``path``. Raises ``ConfigError``, ``UsageError`` where there is none."""
+    if path == DEFAULT_LAB and not path.exists():
+        raise UsageError(
+            "there is no lab.yaml in this folder",
+            hint="go to the lab's folder, or name the file: --lab FILE",
+        )
+    return load_lab(path, entry_types())
 
 
 def make_plan(

@@ -3,131 +3,132 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
-import shutil
-import signal
 import sys
-import tempfile
-import termios
-import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 from orchestrator.adapters.cache import Cache
-from orchestrator.adapters.ssh import SshShell
+from orchestrator.adapters.sources import entry_types
 from orchestrator.doors.doctor import require_host
-from orchestrator.foundation.errors import EXIT_PASSED, UsageError
+from orchestrator.doors.planning import DEFAULT_LAB, make_plan, read_lab
+from orchestrator.doors.terminal import attach, run_words
+from orchestrator.foundation.errors import LabError, UsageError
 from orchestrator.plan.model import Lab
-from orchestrator.plan.paths import RunDir
+from orchestrator.plan.nolab import kernel_word, recipes_lab, with_modules
 from orchestrator.plan.plan import KernelPlan
 from orchestrator.plan.visible import visible
-from orchestrator.policy.building import Built
 from orchestrator.policy.events import Doing, Event, Note
-from orchestrator.policy.guest import Guest, GuestPlan
-from orchestrator.policy.worker import guest_spec, open_workshop, prepare
+from orchestrator.policy.runner import orderly_stop, stopping_when
+from orchestrator.policy.session import Session, open_session, session_dir
 
 
-class _Channel(Protocol):
-    """The guest's end of the terminal."""
+def enter(
+    path: Path, kernel: str, cache: Cache, *, modules: Sequence[Path], words: Sequence[str]
+) -> int:
+    """Have a guest of this kernel up, its modules built, and give the user a shell in it.
 
-    def fileno(self) -> int: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def sendall(self, data: bytes, /) -> None: ...
-    def resize_pty(self, width: int = ..., height: int = ...) -> None: ...
-
-
-def enter(lab: Lab, plan: KernelPlan, cache: Cache) -> int:
-    """Boot a guest of this kernel, build the lab's modules in it, and give the user a shell.
-
-    Blocks until the shell is left. Raises ``UsageError`` without a terminal.
+    With ``words``, they are run there instead. Blocks until that has ended; its exit status.
+    Raises ``UsageError`` without words where there is no terminal.
     """
-    if not sys.stdin.isatty():
-        raise UsageError("lab shell needs a terminal", hint="for scripts there is `lab run`")
+    lab, plan = choose(path, kernel, cache, modules)
+    require_terminal(words, "lab shell", "lab shell KERNEL -- uname -r")
     require_host()
-    ready = prepare(lab, plan, cache, _say)
-    with tempfile.TemporaryDirectory(prefix="lab-shell-") as folder:
-        guest_plan = GuestPlan(
-            kernel=plan.name,
-            release=ready.kernel.release,
-            spec=guest_spec(lab, ready.verdict),
-            files=ready.files,
-            timeouts=lab.file.timeouts,
-            run_dir=RunDir(Path(folder)),
+    with (
+        orderly_stop() as stop,
+        stopping_when(stop),
+        session_dir() as run_dir,
+        open_session(lab, plan, cache, run_dir, quiet if words else say) as session,
+    ):
+        tell_failures(session)
+        if words:
+            session.send_sources()
+            return hand_over(session, words)
+        with _in_background(session.send_sources):
+            return hand_over(session, words, sources="/lab/src")
+
+
+def require_terminal(words: Sequence[str], command: str, example: str) -> None:
+    """Raise ``UsageError`` where there are neither words to run nor a terminal."""
+    if not words and not sys.stdin.isatty():
+        raise UsageError(
+            f"{command} needs a terminal", hint=f"a command can do without: `{example}`"
         )
-        workshop = open_workshop(lab, ready, guest_plan, cache, _say)
-        built = workshop.build_without_guest()
-        _say(Doing(plan.name, "booting"))
-        with Guest(guest_plan, built.modules if built else {}) as guest:
-            if built is not None:
-                workshop.send_sources(guest)
-            else:
-                built = workshop.build_in(guest)
-                guest.push_modules(built.modules)
-            _tell(plan.name, built)
-            _attach(guest.machine.shell)
-    return EXIT_PASSED
 
 
-def _say(event: Event) -> None:
+@contextlib.contextmanager
+def _in_background(send: Callable[[], None]) -> Iterator[None]:
+    """Have something sent while the user begins to type; where it fails, the guest has, and that
+    is told anyhow.
+    """
+
+    def work() -> None:
+        with contextlib.suppress(LabError):
+            send()
+
+    with ThreadPoolExecutor(1, "sources") as pool:
+        pool.submit(work)
+        yield
+
+
+def hand_over(session: Session, words: Sequence[str], sources: str = "") -> int:
+    """Run a command in the guest, or give the user a shell; the exit status.
+
+    Raises ``MachineError`` where the guest ended meanwhile.
+    """
+    if words:
+        status = run_words(session.guest.machine.shell, words)
+    else:
+        tell_place(session, sources)
+        status = attach(session.guest.machine.shell)
+    session.guest.machine.check_alive()
+    return status
+
+
+def choose(
+    path: Path, kernel: str, cache: Cache, modules: Sequence[Path]
+) -> tuple[Lab, KernelPlan]:
+    """The lab at ``path`` with these folders of modules too, and the one kernel that is meant.
+
+    Folders of modules need no lab: where ``path`` is the default and there is no such file, the
+    kernels are the recipes' own. Raises ``ConfigError``, and ``UsageError`` for no kernel or more
+    than one.
+    """
+    if modules and path == DEFAULT_LAB and not path.exists():
+        lab = recipes_lab(Path.cwd(), entry_types(), kernel)
+        kernel = kernel_word(kernel)
+    else:
+        lab = read_lab(path)
+    lab = with_modules(lab, modules)
+    plan = make_plan(lab, cache, kernels=[kernel])
+    if len(plan.kernels) != 1:
+        names = ", ".join(each.name for each in plan.kernels)
+        raise UsageError(f"that is more than one kernel: {names}", hint="name one of them")
+    return lab, plan.kernels[0]
+
+
+def say(event: Event) -> None:
+    """Tell what is being done, on standard error."""
     if isinstance(event, Doing):
         print(f"{event.kernel}: {event.what}", file=sys.stderr)
-    elif isinstance(event, Note):
+    else:
+        quiet(event)
+
+
+def quiet(event: Event) -> None:
+    """Tell only what went otherwise than one would think."""
+    if isinstance(event, Note):
         print(f"{event.kernel}: {visible(event.text)}", file=sys.stderr)
 
 
-def _tell(kernel: str, built: Built) -> None:
-    for failure in built.errors.values():
-        _say(Note(kernel, failure.message))
-    names = " ".join(f"/lab/modules/{name}.ko" for name in built.modules) or "none"
-    print(f"modules: {names}\r\nsources: /lab/src\r\nleave with exit or ^D", file=sys.stderr)
+def tell_failures(session: Session) -> None:
+    """Tell of folders that did not build."""
+    for failure in session.built.errors.values():
+        quiet(Note(session.plan.name, failure.message))
 
 
-def _attach(shell: SshShell) -> None:
-    size = shutil.get_terminal_size()
-    kind = os.environ.get("TERM", "xterm")
-    channel: _Channel = shell.open_terminal(kind, size.columns, size.lines)
-    with _raw_terminal(), _resizing(channel):
-        _copy(channel)
-
-
-@contextlib.contextmanager
-def _raw_terminal() -> Iterator[None]:
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    try:
-        tty.setraw(fd)
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-@contextlib.contextmanager
-def _resizing(channel: _Channel) -> Iterator[None]:
-    def resize(_number: int, _frame: object) -> None:
-        size = shutil.get_terminal_size()
-        channel.resize_pty(width=size.columns, height=size.lines)
-
-    before = signal.signal(signal.SIGWINCH, resize)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGWINCH, before)
-
-
-def _copy(channel: _Channel) -> None:
-    """Terminal to guest and back, until either side ends."""
-    stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
-    while True:
-        readable, _, _ = select.select([channel, stdin], [], [])
-        if channel in readable:
-            data = channel.recv(65536)
-            if not data:
-                return
-            os.write(stdout, data)
-        if stdin in readable:
-            typed = os.read(stdin, 65536)
-            if not typed:
-                return
-            channel.sendall(typed)
+def tell_place(session: Session, sources: str) -> None:
+    """Tell what is where in the guest."""
+    names = " ".join(f"/lab/modules/{name}.ko" for name in session.built.modules) or "none"
+    lines = [f"modules: {names}", *([f"sources: {sources}"] if sources else [])]
+    print("\n".join((*lines, "leave with exit or ^D")), file=sys.stderr, flush=True)

@@ -222,7 +222,10 @@ def stopping() -> bool:
 
 
 def allow_again() -> None:
-    """Undo ``stop_all``, for a process that goes on after an interrupted run (tests do)."""
+    """Undo ``stop_all``, for a process that goes on after an interrupted run: `lab watch`, tests.
+
+    No thread of that run may be left.
+    """
     _children.allow()
 
 
@@ -369,3 +372,31 @@ def run(
             child.close_pipes()
     check_stopping()
     return Completed(tuple(argv), child.status or 0, out[:MAX_CAPTURED], err[:MAX_CAPTURED])
+
+
+def run_on_terminal(argv: Sequence[str]) -> int:
+    """Run a tool that has the lab's own terminal, to its end; its status, negative for a signal.
+
+    Ctrl-C is the tool's alone meanwhile; only the main thread can have it so. The tool ends with
+    the lab. Raises ``HostError`` if it cannot be started, ``RunInterruptedError`` if the run is
+    being ended.
+    """
+    full = (*dying_with_parent(), *argv)
+    check_stopping()
+    # Not SIG_IGN: the tool would inherit that.
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        child = _spawner.popen(lambda: subprocess.Popen(full, env=_tool_environment(None)))
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(timeout=WATCH_SECONDS)
+                check_stopping()
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+    except OSError as error:
+        raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
+    finally:
+        signal.signal(signal.SIGINT, before)

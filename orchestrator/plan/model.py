@@ -1000,6 +1000,12 @@ class NamedScenario(Value):
         return tuple(dict.fromkeys((*self.scenario.modules, *loads)))
 
     @property
+    def all_steps(self) -> tuple[Step, ...]:
+        """Every step, with the loads of ``modules`` before them."""
+        loads = (LoadStep(load=name) for name in self.scenario.modules)
+        return (*loads, *self.scenario.steps)
+
+    @property
     def programs(self) -> tuple[ExecStep, ...]:
         """Every step that brings a program."""
         return tuple(step for step in self.scenario.steps if isinstance(step, ExecStep))

@@ -273,6 +273,8 @@ class SourcePlace:
     """Of its file or folder, from the folder of lab.yaml, with slashes."""
     line: int | None = None
     """Counts from 1; None for a folder."""
+    sha256: str = ""
+    """Of what the scenario does, however it is written; empty for a folder."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
+SESSION_PREFIX = "lab-session-"
+"""What the folders of guests that somebody is in begin with, where temporary files are."""
 
 
 def shipped_images_dir() -> Path:

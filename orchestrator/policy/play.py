@@ -212,8 +212,7 @@ class Play:
 
         Raises ``RunInterruptedError`` and nothing else.
         """
-        first = [LoadStep(load=name) for name in self._scenario.modules]
-        for step in (*first, *self._scenario.steps):
+        for step in self._named.all_steps:
             if self._course.stopped:
                 self._record(StepResult(0, step.title, Outcome.SKIPPED, reason="not reached"))
             else:

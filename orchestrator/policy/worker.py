@@ -42,6 +42,7 @@ from orchestrator.policy.durations import Durations
 from orchestrator.policy.events import CellDone, Doing, KernelDone, Listener, Note
 from orchestrator.policy.forks import ForkOrder, Forks
 from orchestrator.policy.frozen import bare_key, frozen_key, keep_frozen, take_frozen
+from orchestrator.policy.furnishing import furnish, keep_bare
 from orchestrator.policy.guest import BootCounter, FrozenGuest, Guest, GuestPlan, Place
 from orchestrator.policy.play import Play
 
@@ -467,18 +468,11 @@ class Worker:
         if self._frozen_key(plan) == bare or not self._freezer.has_alike(bare):
             return None
         modules = self._built.modules if self._built else {}
-        guest = Guest(plan, {}, self._boots)
         try:
             if not self._freezer.has(bare):
                 self._keep_bare(plan, bare)
-            frozen = take_frozen(self._freezer, bare, plan, memory, sealed=False)
-            if frozen is None:
-                return None
             self._listener(Doing(self._plan.name, "putting modules into a guest frozen before"))
-            folder = self._run_dir.furnished(self._plan.name)
-            guest.resume(frozen, folder, alone=True)
-            guest.furnish(modules)
-            furnished = guest.freeze()
+            made = furnish(self._freezer, plan, bare, modules, memory, self._boots)
         except LabError as error:
             if isinstance(error, RunInterruptedError):
                 raise
@@ -487,27 +481,19 @@ class Worker:
             said = f"the guest that was frozen without modules does not go on: {error.message}"
             self._tell_of_forks(f"{said}: another was booted")
             return None
-        finally:
-            guest.close()
-        self._console = folder / "said.log"
-        said_before = self._freezer.console_of(bare)
+        if made is None:
+            return None
+        self._console = made.console
         self._was_frozen = not self._boots.count
-        with contextlib.suppress(OSError):
-            before = said_before.read_bytes() if said_before else b""
-            self._console.write_bytes(before + (folder / "console.log").read_bytes())
-            if self._was_frozen:
-                self._note_boot_findings(parse_log(before))
-        return furnished
+        if self._was_frozen:
+            self._note_boot_findings(parse_log(made.said_before))
+        return made.frozen
 
     def _keep_bare(self, plan: GuestPlan, key: str) -> None:
         """Boot a guest without modules, and keep it. Raises what a boot raises."""
         with open_memory() as memory:
             guest = self._booted(replace(plan, programs=()), memory, {})
-            try:
-                frozen = guest.freeze()
-            finally:
-                guest.close()
-            keep_frozen(self._freezer, key, frozen, self._console)
+            keep_bare(self._freezer, key, guest, self._console)
 
     def _boot_and_freeze(
         self, plan: GuestPlan, workshop: Workshop, memory: int

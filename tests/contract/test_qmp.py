@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,17 +311,23 @@ def test_no_forwarded_port_is_told(ends: Ends, answer: object) -> None:
         qmp.forwarded_port(soon())
 
 
-def test_qemu_itself_is_understood() -> None:
+@contextlib.contextmanager
+def real_qemu(machine: str) -> Iterator[Qmp]:
+    """A QEMU that does not begin, and its monitor."""
     if shutil.which(QEMU) is None:
         pytest.skip(f"no {QEMU} here")
     ours, theirs = socket.socketpair()
     argv = (
-        *(QEMU, "-nodefaults", "-display", "none", "-machine", "none", "-S"),
+        *(QEMU, "-nodefaults", "-display", "none", "-machine", machine, "-S"),
         *("-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control"),
         *("-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
     )
     with ours, theirs, process.start(argv, pass_fds=(theirs.fileno(),)):
-        qmp = Qmp(ours)
+        yield Qmp(ours)
+
+
+def test_qemu_itself_is_understood() -> None:
+    with real_qemu("none") as qmp:
         version = qmp.greet(soon(30))
         assert [part.isdigit() for part in version.split(".")] == [True, True, True]
         assert 1024 <= qmp.forwarded_port(soon(30)) <= 65535
@@ -327,3 +335,39 @@ def test_qemu_itself_is_understood() -> None:
             qmp.send_break(soon(30))
         with pytest.raises(MachineError, match="refused no-such-thing"):
             qmp.execute("no-such-thing", soon(30))
+
+
+def test_a_debugger_is_let_in_by_a_socket_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with real_qemu("pc") as qmp, socket.socket(socket.AF_UNIX) as listener:
+        qmp.greet(soon(30))
+        listener.bind(str(path))
+        listener.listen(1)
+        qmp.serve_gdb(listener.fileno(), soon())
+        with socket.socket(socket.AF_UNIX) as debugger:
+            debugger.settimeout(10)
+            debugger.connect(str(path))
+            debugger.sendall(b"+$?#3f")  # gdb's remote protocol: why did it stop?
+            said = b""
+            while b"#" not in said:
+                said += debugger.recv(4096)
+            assert said.startswith(b"+$T05thread:")
+
+
+def test_a_qemu_that_does_not_wait_for_a_debugger_is_not_believed(
+    ends: Ends, tmp_path: Path
+) -> None:
+    qmp, peer = ends
+
+    def reply(command: dict[str, Any]) -> object:
+        refused = "Could not open gdbserver on device 'chardev:gdb'\r\n"
+        return {"return": refused if command["execute"] == "human-monitor-command" else {}}
+
+    for _ in range(3):
+        peer.answer(reply)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "gdb"))
+        with pytest.raises(MachineError, match=r"does not wait for a debugger: .Could not open"):
+            qmp.serve_gdb(listener.fileno(), soon())
+    asked = [command["execute"] for command in peer.commands]
+    assert sorted(asked) == ["chardev-add", "getfd", "human-monitor-command"]

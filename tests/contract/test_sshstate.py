@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,27 @@ def test_the_server_does_not_notice(server: SshServer, before: int) -> None:
         agent = Agent(stream)
         for number in range(20):
             assert run(agent, f"echo {number}") == b"%d\n" % number
+        shell.close()
+
+
+def test_what_is_sent_at_once_need_not_wait_for_its_thread(
+    server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy host the transport's thread may not have run at all when the first order goes."""
+    sent = threading.Event()
+
+    class Late(sshstate._ContinuedTransport):
+        def run(self) -> None:
+            assert sent.wait(20)
+            super().run()
+
+    monkeypatch.setattr(sshstate, "_ContinuedTransport", Late)
+    with captured(server) as (state, sock):
+        shell, stream = resume_shell(sock, state)
+        stream.send(Order(script("echo first")).encode(), soon())
+        sent.set()
+        answered = stream.receive(soon())
+        assert b"first" in answered
         shell.close()
 
 

@@ -32,7 +32,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host that has everything: stand-ins for the tools, keys, room and memory."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in (*PACKAGES, doctor.ROOTLESS_TOOL):
+    for name in (*PACKAGES, *doctor.OPTIONAL, doctor.ROOTLESS_TOOL):
         (tools / name).write_text(f"#!/bin/sh\necho {name} 7.2\n")
         (tools / name).chmod(0o755)
     keyrings = tmp_path / "keyrings"
@@ -76,6 +76,18 @@ def test_a_host_that_has_everything_can_run_the_lab(
         assert f"ok  {name}" in out
     require_host()
     assert not (host / "cache").exists()  # to look is not to make
+
+
+@root_only
+def test_what_one_command_alone_calls_can_be_done_without(
+    host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (host / "bin/gdb").unlink()
+    assert report() == EXIT_PASSED
+    out = capsys.readouterr().out
+    assert "--  gdb" in out
+    assert "`lab gdb` alone calls it" in out
+    assert "apt-get install --no-install-recommends gdb" in out
 
 
 @root_only
@@ -171,7 +183,7 @@ def test_every_tool_that_the_lab_starts_is_looked_for() -> None:
     texts = (path.read_text() for path in root.rglob("*.py"))
     asked = {name for text in texts for name in re.findall(r'find_tool\("([^"]+)"\)', text)}
     assert asked >= {"setpriv", "unshare", "prlimit", "mmdebstrap", "sqfstar"}
-    assert asked <= set(PACKAGES)
+    assert asked <= set(PACKAGES) | set(doctor.OPTIONAL)
 
 
 # --- the walls of the sandbox ------------------------------------------------------------

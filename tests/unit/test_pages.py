@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.sources import entry_types
-from orchestrator.doors.cli import build_parser
+from orchestrator.doors.cli import build_parser, split_words
 from orchestrator.doors.completion import answer
 from orchestrator.plan.labfile import load_lab
 from orchestrator.plan.model import Lab
@@ -19,7 +19,15 @@ from orchestrator.plan.plan import select_kernels, select_scenarios
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md"))}
-MINE = ("README.md", "tutorial.md", "own-module.md", "sandbox.md", "ci.md", "workplace.md")
+MINE = (
+    "README.md",
+    "tutorial.md",
+    "own-module.md",
+    "sandbox.md",
+    "ci.md",
+    "workplace.md",
+    "looking.md",
+)
 # Pages whose commands are for a lab of their own, which they show.
 OWN_LAB = ("own-module.md",)
 KNOWN = {line.split("\t")[0] for line in answer(build_parser(), [""]).splitlines()}
@@ -77,7 +85,7 @@ def test_a_command_is_taken_and_names_what_there_is(
 ) -> None:
     if words == ["init"] and "init" not in KNOWN:
         pytest.skip("this lab has no `lab init`")
-    parsed = vars(build_parser().parse_args(words))
+    parsed = vars(build_parser().parse_args(split_words(words)[0]))
     used = own_lab(tmp_path / "lab") if page in OWN_LAB else lab
     kernels = parsed.get("kernel") or []
     wanted = [kernels] if isinstance(kernels, str) else list(kernels)

@@ -442,3 +442,19 @@ def test_a_contained_tool_that_ends_takes_its_children_along() -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can")
 def test_without_root_nothing_is_contained() -> None:
     assert process.contained() == ()
+
+
+def test_a_tool_on_the_terminal_has_ctrl_c_to_itself() -> None:
+    """Its parent is this process, which passes over the signal; it does not."""
+    before = signal.getsignal(signal.SIGINT)
+    assert process.run_on_terminal(("sh", "-c", "kill -INT $PPID; exit 7")) == 7
+    assert process.run_on_terminal(("sh", "-c", "kill -INT $$")) == -signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_tool_on_the_terminal_ends_with_the_run() -> None:
+    ending = threading.Timer(0.2, process.stop_all)
+    ending.start()
+    with pytest.raises(RunInterruptedError):
+        process.run_on_terminal(("sleep", "1000"))
+    ending.join()

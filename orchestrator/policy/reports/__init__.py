@@ -16,7 +16,7 @@ from orchestrator.policy.reports.junit import render_junit
 from orchestrator.policy.reports.logs import read_logs
 from orchestrator.policy.reports.reading import JUDGED_FILE, RESULTS_FILE
 from orchestrator.policy.reports.results import render_judged, render_results
-from orchestrator.policy.reports.summary import render_summary
+from orchestrator.policy.reports.summary import render_cell, render_summary
 
 JUNIT_FILE = "junit.xml"
 REPORT_FILE = "report.txt"
@@ -29,6 +29,7 @@ __all__ = [
     "REPORT_FILE",
     "RESULTS_FILE",
     "append_judged",
+    "render_cell",
     "render_html",
     "render_junit",
     "render_report",

@@ -49,6 +49,11 @@ def render_summary(result: RunResult) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_cell(cell: CellResult) -> str:
+    """What the summary says of one cell that did not pass; like it, safe for a terminal."""
+    return "".join(f"{line}\n" for line in _told(cell))
+
+
 def _table(result: RunResult) -> Iterator[str]:
     yield (
         f"{'kernel':{_NAME_WIDTH}} {'uname -r':{_RELEASE_WIDTH}}"
