@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Stands in for QEMU within its walls: carries out orders that pry, and tells what came of each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
