@@ -84,7 +84,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "mounts-gone": ("error", "^the guest.s names could not be listed"),
 }
 BY_DAY = (
-    *("well-1", "module-flood", "output-flood", "unasked-answers", "huge-piece", "second-caller"),
+    *("well-1", "module-flood", "output-flood", "huge-piece", "second-caller"),
     *("forged-markers", "quiet-complaint", "qemu-commands", "escapes", "names", "tests"),
     *("collected-names", "connects", "powers-off", "sysrq-reset"),
     *("triple-fault", "clock-stopped", "well-2"),
