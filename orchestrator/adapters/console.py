@@ -29,12 +29,18 @@ from orchestrator.plan.klog import LineAssembler, Marker, Record, parse_line
 # A guest that logs more than this in one life is not testing, it is flooding; the log is
 # cut here, and a window that ends beyond the cut has no end marker, so it is an error.
 MAX_LOG_BYTES = 256 << 20
+# The same for the lab's memory, in which a line takes more than on the console: 256 MiB of
+# newlines alone would be 32 GiB.
+MAX_LOG_MEMORY = 256 << 20
+_LINE_MEMORY = 256
 # How much a guest can say before anybody reads it. It must not be little: a kernel waits for its
 # serial port for 10 ms and then writes on, over what the port still holds (Linux 6.5,
 # drivers/tty/serial/8250/8250_port.c, wait_for_xmitr()). A socket takes some 280 bytes of QEMU's,
 # which come one by one, before it is full. This is what everybody may have (pipe(7)).
 PIPE_BYTES = 1 << 20
 _PAGE = 4096
+# More than any answer of the rescue shell: what it is asked for is a page of text.
+MAX_RESCUE_BYTES = 1 << 20
 # What plan/klog.py takes for a log that was lost.
 FELL_BEHIND = b"** console output dropped: the host fell behind **"
 PANIC = "Kernel panic - not syncing"
@@ -52,12 +58,14 @@ class KernelLog:
         self._flooded = False
         self._stamped = False
         self._panic: str | None = None
+        self._memory = 0
 
     def append(self, raw: bytes) -> None:
         """Take the next line of the console."""
         with self._changed:
             record = parse_line(len(self._records), raw)
             self._records.append(record)
+            self._memory += _LINE_MEMORY + len(record.text) + len(record.before)
             if record.text.startswith("lab-"):
                 self._markers.setdefault(record.text, record.number)
             self._stamped = self._stamped or record.time is not None
@@ -80,8 +88,13 @@ class KernelLog:
 
     @property
     def flooded(self) -> bool:
-        """Whether the log was cut at ``MAX_LOG_BYTES``."""
+        """Whether the log was cut at ``MAX_LOG_BYTES`` or ``MAX_LOG_MEMORY``."""
         return self._flooded
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes as much memory as it may."""
+        return self._memory >= MAX_LOG_MEMORY
 
     @property
     def panic(self) -> str | None:
@@ -188,7 +201,7 @@ class Console:
         assembler = LineAssembler()
         taken = 0
         try:
-            while taken < MAX_LOG_BYTES:
+            while taken < MAX_LOG_BYTES and not self.log.is_full:
                 late = self._is_full()
                 try:
                     data = self._spawn.read_nonblocking(65536, timeout=POLL_SECONDS)
@@ -209,7 +222,7 @@ class Console:
         finally:
             for line in assembler.flush():
                 self.log.append(line)
-            self.log.end(flooded=taken >= MAX_LOG_BYTES)
+            self.log.end(flooded=taken >= MAX_LOG_BYTES or self.log.is_full)
 
     def _is_full(self) -> bool:
         """Whether what the guest says now may be lost already."""
@@ -241,6 +254,7 @@ class RescueShell:
         self._socket = sock
         self._file = log_path.open("wb", buffering=0)
         self._spawn: SpawnBase[bytes] = fdpexpect.fdspawn(sock, logfile=self)
+        self._taken = 0
 
     def close(self) -> None:
         """Close the port and its transcript."""
@@ -248,7 +262,13 @@ class RescueShell:
         self._file.close()
 
     def write(self, data: bytes) -> None:
-        """Take a piece of the transcript; a full disk must not silence the shell."""
+        """Take a piece of the transcript; a full disk must not silence the shell.
+
+        ``MachineError`` where it goes on and on.
+        """
+        self._taken += len(data)
+        if self._taken > MAX_RESCUE_BYTES:
+            raise MachineError("the rescue shell does not answer: its port is flooded")
         with contextlib.suppress(OSError):
             self._file.write(data)
 
@@ -262,6 +282,7 @@ class RescueShell:
         not taken for its answer.
         """
         begin, end = secrets.token_hex(8), secrets.token_hex(8)
+        self._taken = 0
         half = len(begin) // 2
         try:
             line = (

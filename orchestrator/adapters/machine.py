@@ -487,7 +487,8 @@ class Machine:
         status = self._child.status
         how = "it powered off or rebooted" if status == 0 else f"QEMU's status is {status}"
         if self.log.flooded:
-            how = f"its console said more than {MAX_LOG_BYTES >> 20} MiB, and nobody reads on"
+            most = f"{MAX_LOG_BYTES >> 20} MiB, or a million lines"
+            how = f"its console said more than {most}, and nobody reads on"
         return f"{how}; {self._how_far()}" + (f"; QEMU said: {output}" if output else "")
 
     def _output(self) -> str:

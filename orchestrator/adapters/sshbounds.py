@@ -8,6 +8,8 @@ whatever comes for a channel, window or not (``Packetizer.read_all``, ``Packetiz
 
 from __future__ import annotations
 
+# The types of paramiko know only what is public.
+# mypy: disable-error-code="misc,name-defined,type-arg"
 from typing import Any
 
 import paramiko
@@ -34,12 +36,12 @@ class BoundedPacketizer(paramiko.Packetizer):
         """See paramiko. Raises ``SSHException`` for a line that is longer than ``MAX_LINE``."""
         self._line = 0
         try:
-            return super().readline(timeout)
+            return str(super().readline(timeout))
         except UnicodeDecodeError as error:
             raise paramiko.SSHException("the server greets with what is no text") from error
 
     def _read_timeout(self, timeout: float) -> Any:
-        data = super()._read_timeout(timeout)  # type: ignore[misc]
+        data = super()._read_timeout(timeout)
         self._line += len(data)
         if self._line > MAX_LINE:
             raise paramiko.SSHException(f"the server greets with more than {MAX_LINE} bytes")
@@ -63,6 +65,6 @@ class _BoundedPipe(BufferedPipe):
 def bound_channel(channel: paramiko.Channel) -> None:
     """Hold a server to the channel's window. For one on which nothing was asked for yet."""
     # An honest server never has more under way than the window, of both outputs together.
-    limit = channel.in_window_size + MAX_PACKET  # type: ignore[attr-defined]
-    channel.in_buffer = _BoundedPipe(limit)  # type: ignore[attr-defined]
-    channel.in_stderr_buffer = _BoundedPipe(limit)  # type: ignore[attr-defined]
+    limit = channel.in_window_size + MAX_PACKET
+    channel.in_buffer = _BoundedPipe(limit)
+    channel.in_stderr_buffer = _BoundedPipe(limit)

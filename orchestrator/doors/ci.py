@@ -32,6 +32,15 @@ def in_github() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
+def without_old_commands(line: str) -> str:
+    """A line that begins with a time, with nothing in it that GitHub's runner would obey.
+
+    What it takes today, ``::error::``, has to begin a line. Its older commands, ``##[error]``, are
+    obeyed wherever they stand (actions/runner, ActionCommand.cs, ``TryParse()``).
+    """
+    return line.replace("##[", "# #[") if in_github() else line
+
+
 def show_summary(text: str) -> None:
     """Print it; where lines can be commands, as none."""
     print(without_commands(text) if in_github() else text, end="")

@@ -83,10 +83,12 @@ class LineProgress:
         self._line(cell.kernel, f"{cell.outcome.value:<6} {cell.scenario}{why}")
 
     def _line(self, kernel: str, text: str) -> None:
+        from orchestrator.doors.ci import without_old_commands
+
         seconds = time.monotonic() - self._started
         line = f"{seconds:6.1f}s  {kernel:<{self._width}}  {printable(text)}"
         with contextlib.suppress(OSError):  # nobody reads on: no reason to end the run
-            print(line, file=self._stream, flush=True)
+            print(without_old_commands(line), file=self._stream, flush=True)
 
 
 @dataclass

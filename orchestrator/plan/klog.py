@@ -41,7 +41,7 @@ _STAMP = re.compile(
 _STAMP_BYTES = 48
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One line of the console's output."""
 

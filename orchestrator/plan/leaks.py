@@ -21,7 +21,7 @@ MAX_OBJECTS = 500
 MAX_LINES = 40
 """Of one object: its head, 32 bytes of it, and 16 callers at most (mm/kmemleak.c, MAX_TRACE)."""
 
-_OBJECT = re.compile(r"unreferenced object 0x[0-9a-f]+ \(size (?P<size>\d{1,20})\):")
+_OBJECT = re.compile(r"unreferenced object 0x[0-9a-f]+ \(size (?P<size>\d{1,19})\):")
 # The kernel's own line in the log, which says nothing of whose it is.
 _COUNT = re.compile(r"kmemleak: \d+ new suspected memory leaks")
 

@@ -24,6 +24,8 @@ SYSCTL = "/proc/sys"
 """The folder that it lists last."""
 MAX_NAMED = 3
 MAX_NAME = 120
+# Of a number of 64 bits; int() refuses 5000 digits.
+_MAX_DIGITS = 20
 _MODULES = "/sys/module"
 _SLABS = "/sys/kernel/slab/"
 # Terminals, the memory of virtual ones, and shared memory come and go with processes.

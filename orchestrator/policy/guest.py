@@ -415,5 +415,6 @@ def names_in(result: CommandResult) -> Names:
     if names is None:
         said = clip(visible(decode(result.stderr[-300:]).strip()), 300)
         how = result.signal or f"status {result.status}"
-        raise MachineError(f"the guest's names could not be listed: {how}: {said}")
+        why = said or "/proc, /sys or /dev may not be what they were"
+        raise MachineError(f"the guest's names could not be listed ({how}): {why}")
     return names

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.adapters.agent import Order, script
 from orchestrator.adapters.kbuild import BuiltModule
-from orchestrator.adapters.ssh import Job
+from orchestrator.adapters.ssh import MAX_OUTPUT, Job
 from orchestrator.adapters.symbols import Symbols
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import (
@@ -80,6 +80,7 @@ from orchestrator.policy.collecting import Collected, as_entries, collect
 from orchestrator.policy.decoding import decode_findings
 from orchestrator.policy.guest import FORGET_LEAKS, LIST_NAMES, Guest, Place, names_in
 from orchestrator.policy.hanging import HungStep, ask_hung_guest, explain_hang
+from orchestrator.policy.reports.results import MAX_STREAM_BYTES
 
 # After this the kernel's state is not what the next scenario may count on.
 SETTLE_SECONDS = 2.0
@@ -89,6 +90,9 @@ SETTLE_SECONDS = 2.0
 BROKEN_TAINTS = {4: "machine check", 5: "bad page", 7: "oops", 9: "warning", 14: "soft lockup"}
 # Why the modules of a scenario are not unloaded at its end.
 AFTER_OOPS = "not tried: the kernel ended a task that may hold the module"
+# What all steps of a scenario print is kept until it is judged, each output up to MAX_OUTPUT while
+# there is room: 500 steps could have 4 GiB else.
+MAX_SCENARIO_OUTPUT = 64 << 20
 # What sysio says, beside the names of errors.
 READ_ENDLESS = 3
 _OVERRUN = re.compile(rb"^sysio: read: (\d+ bytes for a buffer of \d+)", re.MULTILINE)
@@ -180,6 +184,7 @@ class Play:
         self._course = _Course()
         self._begin: Place | None = None
         self._taints: list[int] = []
+        self._room = MAX_SCENARIO_OUTPUT
         self._started = time.monotonic()
         self._seconds = 0.0
         self._deadline = Deadline.after(
@@ -436,14 +441,25 @@ class Play:
         return Deadline.after(seconds, step.title)
 
     def _exec(
-        self, step: Step, *words: str, user: int | None = None, stdin: bytes = b""
+        self,
+        step: Step,
+        *words: str,
+        user: int | None = None,
+        stdin: bytes = b"",
+        whole: bool = False,
     ) -> CommandResult:
-        """Run a step's command between its markers; both have arrived when it returns."""
+        """Run a step's command between its markers; both have arrived when it returns.
+
+        Of its output as much is kept as there is room for in the scenario; all where ``whole``.
+        """
         number = len(self._course.steps) + 1
         begin = self._guest.marker(self._cell, f"step-{number}")
         end = self._guest.marker(self._cell, f"step-{number}-end")
         order = Order(words, begin, end, user, stdin)
-        result = self._guest.run(order, self._deadline_for(step))
+        room = MAX_OUTPUT if whole else self._room // 2
+        limit = min(MAX_OUTPUT, max(MAX_STREAM_BYTES, room))
+        result = self._guest.run(order, self._deadline_for(step), limit=limit)
+        self._room -= len(result.stdout) + len(result.stderr)
         place = self._guest.find(begin)
         if step.name:
             self._course.named[step.name] = place
@@ -546,7 +562,8 @@ class Play:
         result = self._exec(step, "sysio", "--write", *options, "--", step.write, stdin=data)
         errno = errno_of(result)
         text = result.stdout.strip()
-        written = int(text) if errno is None and text.isdigit() else None
+        is_count = errno is None and text.isdigit() and len(text) < 20  # int() refuses 5000 digits
+        written = int(text) if is_count else None
         mismatches = judge_write(step.expect, len(data), written, errno, result.seconds)
         return _judged(step, result, mismatches)
 
@@ -593,7 +610,7 @@ class Play:
         seconds = self._guest.plan.timeouts.boot * self._guest.plan.scale
         self._course.loaded.clear()
         self._guest.reboot(Deadline.after(seconds, "the reboot"))
-        self._course.names = names_in(self._exec(step, *LIST_NAMES))
+        self._course.names = names_in(self._exec(step, *LIST_NAMES, whole=True))
         return _judged(step, None, ())
 
     # --- the verdict -----------------------------------------------------------------------
@@ -639,7 +656,7 @@ class Play:
             scenario=self._named.name,
             outcome=outcome,
             reason=reasons[0] if reasons else "",
-            steps=tuple(course.steps),
+            steps=tuple(map(_as_kept, course.steps)),
             findings=(*findings, *lost),
             left_behind=left,
             taint_before=self._taints[0] if self._taints else None,
@@ -694,6 +711,20 @@ class Play:
         if self._course.hung is not None:
             lines = visible_lines(decode(self._course.hung.tasks).replace("\t", " "))
             (self._folder / "tasks.txt").write_text("".join(f"{line}\n" for line in lines))
+
+
+def _as_kept(step: StepResult) -> StepResult:
+    """The step with no more of its output than results hold: a run has very many of them."""
+    command = step.command
+    if command is None or max(len(command.stdout), len(command.stderr)) <= MAX_STREAM_BYTES:
+        return step
+    head = replace(
+        command,
+        stdout=command.stdout[:MAX_STREAM_BYTES],
+        stderr=command.stderr[:MAX_STREAM_BYTES],
+        truncated=True,
+    )
+    return replace(step, command=head)
 
 
 def _parameter(value: str | int | bool) -> str:

@@ -15,10 +15,13 @@ MIB = 1 << 20
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """By night all of them are played, and more of each; what is marked, by night alone."""
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
-        if item.get_closest_marker("nightly") and not BY_NIGHT:
+        if BY_NIGHT:
+            item.add_marker(pytest.mark.nightly)
+        elif item.get_closest_marker("nightly"):
             item.add_marker(pytest.mark.skip(reason=f"nightly: {NIGHTLY}=1 plays it"))
 
 

@@ -91,6 +91,10 @@ def test_a_list_without_an_end_is_cut() -> None:
     assert len(endless.lines) == MAX_LINES
 
 
+def test_a_size_that_is_no_number_is_none() -> None:
+    assert parse_kmemleak(b"unreferenced object 0x1 (size %s):\n" % (b"9" * 5000)) == ()
+
+
 @given(st.binary(max_size=400))
 def test_nothing_that_stands_there_raises(noise: bytes) -> None:
     head = b"unreferenced object 0xffff888008f4c000 (size 8):\n"

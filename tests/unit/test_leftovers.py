@@ -82,7 +82,9 @@ def test_names_that_broke_off_are_unread_and_no_name_is_made_of_half_of_one(tail
     assert "/proc/sys/ker" not in names.names
 
 
-@pytest.mark.parametrize("data", [b"", b"0", b"\0", b"no number\n/proc/iter\0\0"])
+@pytest.mark.parametrize(
+    "data", [b"", b"0", b"\0", b"no number\n/proc/iter\0\0", b"9" * 5000 + b"\n/proc/iter\0\0"]
+)
 def test_what_came_to_no_names_is_none(data: bytes) -> None:
     assert parse_names(data) is None
 

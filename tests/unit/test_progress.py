@@ -89,6 +89,16 @@ def test_a_line_is_one_line_whatever_a_guest_said(plan: Plan) -> None:
     assert stream.getvalue().rstrip("\n").isprintable()
 
 
+def test_a_line_is_no_command_of_githubs(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its older ones are obeyed wherever they stand in a line, the others at its beginning."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    stream = io.StringIO()
+    with LineProgress(plan, stream) as progress:
+        progress(Note("5.4", "::error::x ##[error]x ##[add-mask]x"))
+    assert "##[" not in stream.getvalue()
+    assert re.match(r" *\d+\.\ds ", stream.getvalue())
+
+
 def test_a_reader_that_has_gone_does_not_end_the_run(plan: Plan) -> None:
     read, write = os.pipe()
     os.close(read)
