@@ -21,9 +21,12 @@ from orchestrator.foundation.errors import (
 )
 from orchestrator.plan.klog import Marker
 from orchestrator.plan.outcome import CommandResult
+from orchestrator.plan.visible import clip, decode, visible
 
 AGENT = "/usr/local/bin/sysio --agent"
 # More than any piece that it sends.
+MAX_SAID = 200
+"""How much of the agent's own words is told."""
 MAX_PIECE = 1 << 20
 
 
@@ -134,7 +137,7 @@ class Agent:
             elif kind == b"x" and size == 4:
                 return _status_of(int.from_bytes(piece, "little"))
             elif kind == b"f":
-                text = piece.decode(errors="backslashreplace")
+                text = clip(visible(decode(piece)), MAX_SAID)
                 raise MachineError(f"the guest's agent failed ({text})")
             else:
                 raise MachineError(f"the guest's agent says {kind!r}")

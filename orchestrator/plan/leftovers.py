@@ -32,10 +32,6 @@ _SLABS = "/sys/kernel/slab/"
 _PROCESSES = ("/dev/pts/", "/dev/shm/", "/dev/vcs", "/sys/class/vc/")
 
 
-_MAX_DIGITS = 20
-"""Of 64 bits. Python refuses to read thousands, and a guest can write them."""
-
-
 @dataclass(frozen=True)
 class Leftover:
     """A name that stayed, and the folder or list that it is in."""

@@ -546,8 +546,8 @@ class Worker:
         """The entries of the cache that guests are made of, and ``modules``, as far as is known."""
         if self._ready is None:
             known, recipe = self._plan.known, self._plan.recipe
-            image = ("images", image_key(recipe, tool_dir()))
-            return (image, ("kernels", kernel_key(known))) if known else (image,)
+            userland = ("images", image_key(recipe, tool_dir()))
+            return (userland, ("kernels", kernel_key(known))) if known else (userland,)
         kernel, image, files = self._ready.kernel, self._ready.image, self._ready.files
         found = [("images", image.key), ("kernels", kernel.key)]
         found.append(("initramfs", files.initramfs_path.parent.name))

@@ -248,8 +248,11 @@ def test_damaged_results_are_told_of(
     monkeypatch.setenv("LAB_CACHE", str(lab.cache))
     chance = seeded("damaged results")
     told: Counter[int] = Counter()
-    names = ("latest/results.json", "20200101-000000-cut0/results.json")
-    names += ("20200101-000000-cut0/judged.jsonl", "latest/judged.jsonl", "history.sqlite")
+    cut = "20200101-000000-cut0"
+    files = [
+        f"{run}/{name}" for run in ("latest", cut) for name in ("results.json", "judged.jsonl")
+    ]
+    names = (*files, "history.sqlite")
     for number in range(DAMAGED_RESULTS):
         copied = results.with_name(f"copy-{number}")
         shutil.copytree(results, copied, symlinks=True)

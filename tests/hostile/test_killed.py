@@ -174,7 +174,7 @@ def test_some_kills(lab: Lab, took: tuple[float, float]) -> None:
 def test_a_kill_at_any_moment(lab: Lab, took: tuple[float, float]) -> None:
     chance = seeded("kills")
     cold = kill_cold(lab, chance, took[0], KILLS // 8)
-    warm = kill_warm(lab, lambda: chance.uniform(0.2, took[1]), KILLS - KILLS // 8)
+    warm = kill_warm(lab, lambda: chance.uniform(0.2, 1.5 * took[1]), KILLS - KILLS // 8)
     assert cold["killed"] + warm["killed"] >= KILLS
     status, text = lab.run("cache", "prune")
     assert status == 0, text

@@ -18,7 +18,10 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def made(cache: Cache, kind: str, key: str) -> Path:
-    return cache.ensure(kind, key, lambda folder: (folder / "file").write_bytes(bytes(1000)))
+    def make(folder: Path) -> None:
+        (folder / "file").write_bytes(bytes(1000))
+
+    return cache.ensure(kind, key, make)
 
 
 def flip(path: Path, bit: int) -> None:
