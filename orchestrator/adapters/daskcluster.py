@@ -190,8 +190,10 @@ class Cluster:
     def workers(self) -> tuple[WorkerAbout, ...]:
         """The workers that there are now. Raises ``ClusterError`` where it cannot be asked."""
         try:
+            scheduler = self._client.scheduler
+            assert scheduler is not None, "it is connected to"
             found = self._client.sync(
-                self._client.scheduler.identity, n_workers=-1, callback_timeout=ASK_SECONDS
+                scheduler.identity, n_workers=-1, callback_timeout=ASK_SECONDS
             )["workers"]
         except Exception as error:  # a connection can end in any of many ways
             raise self.gone() from error
