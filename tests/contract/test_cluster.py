@@ -50,7 +50,7 @@ KNOWN = {
     "5.10": ResolvedKernel(release="5.10.0-9", version="5.10.9", origin="there", parts=()),
 }
 # Six cells are a share: two for each kernel.
-WISHES = Wishes(share_seconds=6.0, wait_seconds=30.0, tasks=TASKS)
+WISHES = Wishes(share_seconds=6.0, wait_seconds=150.0, tasks=TASKS)
 
 
 @pytest.fixture
