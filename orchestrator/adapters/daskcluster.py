@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from distributed.security import Security
 
 CONNECT_SECONDS = 20.0
-RUN_SECONDS = 30.0
+# A scheduler that does not answer for so long is taken for gone; a busy one answers in seconds.
+ASK_SECONDS = 60.0
 POLL_SECONDS = 0.5
 OPEN_PROTOCOLS = ("tcp", "ws")
 # What a worker declares, as Dask's resources, and what cells ask for.
@@ -189,7 +190,11 @@ class Cluster:
     def workers(self) -> tuple[WorkerAbout, ...]:
         """The workers that there are now. Raises ``ClusterError`` where it cannot be asked."""
         try:
-            found = self._client.scheduler_info(n_workers=-1)["workers"]
+            scheduler = self._client.scheduler
+            assert scheduler is not None, "it is connected to"
+            found = self._client.sync(
+                scheduler.identity, n_workers=-1, callback_timeout=ASK_SECONDS
+            )["workers"]
         except Exception as error:  # a connection can end in any of many ways
             raise self.gone() from error
         return tuple(

@@ -226,11 +226,13 @@ def simulate(kernels: int, scenarios: int, workers: int, scale: float, share: fl
 def estimate(kernels: int, cells: int, workers: int) -> float:
     """Seconds of a run, kernels in the caches: a worker has two processors and no KVM.
 
-    At the end one share is waited for.
+    At the end one share is waited for, and nothing is done before a kernel is ready and a share
+    of it is played.
     """
-    readied = READIED if workers > 1 else 1.0
-    work = cells * WORKER_CELL_SECONDS + kernels * readied * READY_SECONDS
-    return work / workers + (SHARE_SECONDS / 2 if workers > 1 else 0.0)
+    if workers == 1:
+        return cells * WORKER_CELL_SECONDS + kernels * READY_SECONDS
+    work = cells * WORKER_CELL_SECONDS + kernels * READIED * READY_SECONDS
+    return max(work / workers + SHARE_SECONDS / 2, READY_SECONDS + SHARE_SECONDS)
 
 
 def render_sizes() -> str:
@@ -258,10 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=0.01)
     parser.add_argument("--share-seconds", type=float, default=SHARE_SECONDS)
     parser.add_argument(
-        "--sizes",
-        type=float,
-        metavar="READIED",
-        help="print the page's table, and simulate nothing",
+        "--sizes", action="store_true", help="print the page's table, and simulate nothing"
     )
     chosen = parser.parse_args(argv)
     if chosen.sizes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters import daskcluster
 from orchestrator.adapters.cache import Cache
 from orchestrator.adapters.daskcluster import ClusterError, Credentials, check_address
 from orchestrator.adapters.sources import entry_types
@@ -49,7 +50,7 @@ KNOWN = {
     "5.10": ResolvedKernel(release="5.10.0-9", version="5.10.9", origin="there", parts=()),
 }
 # Six cells are a share: two for each kernel.
-WISHES = Wishes(share_seconds=6.0, wait_seconds=30.0, tasks=TASKS)
+WISHES = Wishes(share_seconds=6.0, wait_seconds=150.0, tasks=TASKS)
 
 
 @pytest.fixture
@@ -280,6 +281,19 @@ def test_a_dead_scheduler_costs_what_is_not_judged(
         assert_all_passed(again.result())
     told = {(e.cell.kernel, e.cell.scenario) for e in again.events if isinstance(e, CellDone)}
     assert not told & judged
+
+
+def test_a_scheduler_that_hangs_is_taken_for_gone(
+    plan: Plan, machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daskcluster, "ASK_SECONDS", 2.0)
+    machines.start_scheduler()
+    machines.start_worker("a", env=worker_env(tmp_path, "a", **{GATE: str(tmp_path / "never")}))
+    played = Played(plan, tmp_path, machines.address)
+    played.wait_for(is_at("a"))
+    machines.signal("scheduler", signal.SIGSTOP)
+    with pytest.raises(ClusterError, match="is gone"):
+        played.result()
 
 
 def test_an_interrupted_run_says_so(plan: Plan, machines: Machines, tmp_path: Path) -> None:
