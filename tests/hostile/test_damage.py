@@ -232,7 +232,7 @@ def results(lab: Lab, tmp_path: Path) -> Path:
 COMMANDS = (
     ("report", "latest"),
     ("report", "20200101-000000-cut0", "--format", "junit"),
-    ("report", "20200101-000000-cut0", "--format", "html", "--output", "/dev/null"),
+    ("report", "20200101-000000-cut0", "--format", "html", "--output", "page.html"),
     ("history",),
     ("history", "--json"),
     ("history", "--import"),
@@ -258,6 +258,7 @@ def test_damaged_results_are_told_of(
         shutil.copytree(results, copied, symlinks=True)
         name, damage = chance.choice(names), chance.choice(DAMAGES)
         damage(copied / name, chance)
+        monkeypatch.chdir(copied)  # where a page is written
         for command in COMMANDS:
             words = [*command, "--results", str(copied), "--lab", str(lab.path)]
             if command[-1] == "--import":
@@ -269,6 +270,7 @@ def test_damaged_results_are_told_of(
             assert "Traceback" not in printed.err, what
             assert printed.err if status in (2, 3) else True, what
             told[status] += 1
+        monkeypatch.chdir(results)
         shutil.rmtree(copied)
     with capsys.disabled():
         print(f"\n{DAMAGED_RESULTS} damages, {len(COMMANDS)} commands each: {dict(told)}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -119,6 +122,19 @@ def test_a_file_that_cannot_be_written_is_told(
 # --- several ------------------------------------------------------------------------------------
 
 USE = AllowUse(0, "x", "known", "2026-12-31", expired=False, count=0, unused=True)
+
+
+def test_what_is_no_plain_file_is_written_to(results: Path, tmp_path: Path) -> None:
+    """`-o /dev/stdout`, and for root `-o /dev/null`, which must be there afterwards."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    heard: list[str] = []
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_text()))
+    reader.start()
+    assert main(["report", "--results", str(results), "-o", str(pipe)]) == 0
+    reader.join()
+    assert heard == [(results / "one/report.txt").read_text()]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def shards() -> tuple[RunResult, RunResult]:

@@ -73,7 +73,13 @@ def write_html(result: RunResult, run_dir: Path) -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once; where that fails the old one stays and nothing is left over."""
+    """Replace a file at once; where that fails the old one stays and nothing is left over.
+
+    What is there and is no plain file, as ``/dev/stdout`` and ``/dev/null`` are, is written to.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
