@@ -157,7 +157,7 @@ def attack(results_dir: Path, lab: Path, *arguments: str) -> Attacked:
     text = (lab / "scenarios.yaml").read_text()
     ports = ", ".join(f'"{port}"' for port in listeners.ports)
     frames = "100000" if BY_NIGHT else "1000"
-    text = text.replace("@PORTS@", ports).replace("@FRAMES@", frames)
+    text = text.replace('"@PORTS@"', ports).replace("@FRAMES@", frames)
     (lab / "scenarios.yaml").write_text(text)
     token = secrets.token_hex(16)
     argv = lab_argv("run", "--lab", lab / "lab.yaml", "--results", results_dir, *arguments)
