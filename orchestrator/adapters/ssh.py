@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import select
 import signal
@@ -38,6 +39,8 @@ from orchestrator.plan.visible import clip, visible
 
 MAX_OUTPUT = 4 << 20
 RETRY_SECONDS = 0.1
+# Between two looks whether a guest takes more; its window is rarely full.
+WINDOW_SECONDS = 0.01
 
 # Its messages would reach the terminal through logging's last resort, and pytest's reports, which
 # take them from loggers that do not propagate, too; ours say more.
@@ -252,6 +255,8 @@ class SshStream:
 
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
+        self._came = threading.Event()
+        channel.in_buffer.set_event(self._came)
 
     @property
     def channel(self) -> paramiko.Channel:
@@ -262,11 +267,12 @@ class SshStream:
         """Block until all of it is on its way; raises like ``receive``."""
         view = memoryview(data)
         while view:
-            try:
-                self._limit_wait(deadline)
-                view = view[self._channel.send(bytes(view[:32768])) :]
-            except TimeoutError:
+            self._check(deadline)
+            if not self._channel.send_ready():
+                time.sleep(WINDOW_SECONDS)
                 continue
+            try:
+                view = view[self._channel.send(bytes(view[:32768])) :]
             except OSError as error:
                 raise self._lost() from error
 
@@ -276,11 +282,12 @@ class SshStream:
         Raises ``CommandTimeoutError``, or ``ConnectionLostError`` where there will be nothing.
         """
         while True:
-            try:
-                self._limit_wait(deadline)
-                data = self._channel.recv(65536)
-            except TimeoutError:
+            self._check(deadline)
+            # Not recv with a timeout: paramiko measures that by the wall clock, which may jump.
+            if not self._came.wait(deadline.within(0.5)):
                 continue
+            try:
+                data = self._channel.recv(65536)
             except OSError as error:
                 raise self._lost() from error
             if not data:
@@ -291,11 +298,10 @@ class SshStream:
         """Give it up. Quiet where the connection has gone."""
         _close_quietly(self._channel)
 
-    def _limit_wait(self, deadline: Deadline) -> None:
+    def _check(self, deadline: Deadline) -> None:
         process.check_stopping()
         if deadline.passed:
             raise CommandTimeoutError(f"nothing by its deadline ({deadline.seconds:g} s)")
-        self._channel.settimeout(deadline.within(0.5))
 
     def _lost(self) -> ConnectionLostError:
         process.check_stopping()
@@ -353,23 +359,34 @@ class SshShell:
 
     def _open(self, command: str, deadline: Deadline) -> paramiko.Channel:
         process.check_stopping()
+        # What paramiko waits for here has no deadline, or one of the wall clock, which may jump.
+        # Closing ends either.
+        opened: list[paramiko.Channel] = []
+        given_up = threading.Event()
+
+        def give_up() -> None:
+            given_up.set()
+            if opened:
+                _close_quietly(opened[0])
+            else:
+                self.close()
+
+        timer = threading.Timer(deadline.within(threading.TIMEOUT_MAX), give_up)
+        timer.start()
         try:
-            channel = self._transport.open_session(timeout=max(1.0, deadline.left))
+            channel = self._transport.open_session(timeout=math.inf)
             bound_channel(channel)
-            # Waiting for the guest's answer has no deadline in paramiko; closing ends it.
-            giving_up = threading.Timer(deadline.left, _close_quietly, (channel,))
-            giving_up.start()
-            try:
-                channel.exec_command(command)  # root's shell is sh, see images/guest/rc
-            finally:
-                giving_up.cancel()
+            opened.append(channel)
+            channel.exec_command(command)  # root's shell is sh, see images/guest/rc
         except Exception as error:  # of any kind, see _shake_hands
             process.check_stopping()
-            if deadline.passed and self._transport.is_active():
+            if given_up.is_set():
                 raise CommandTimeoutError(
                     f"not begun by its deadline ({deadline.seconds:g} s): {command}"
                 ) from error
             raise ConnectionLostError(f"the guest takes no command ({error}): {command}") from error
+        finally:
+            timer.cancel()
         return channel
 
 
@@ -453,10 +470,10 @@ def resume_shell(sock: socket.socket, state: SshState) -> tuple[SshShell, SshStr
 def _shake_hands(
     transport: paramiko.Transport, user_key: KeyPair, host_key: KeyPair, deadline: Deadline
 ) -> SshShell:
-    # Without KVM the server's first answer alone can take seconds.
-    transport.banner_timeout = max(1.0, deadline.left)
+    # Without KVM the server's first answer alone can take seconds. paramiko would measure all but
+    # the second by the wall clock, which may jump: _wait_for has the deadline.
+    transport.banner_timeout = math.inf
     transport.handshake_timeout = max(1.0, deadline.left)
-    transport.auth_timeout = max(1.0, deadline.left)
     try:
         _log_in(transport, user_key, host_key, deadline)
     except (paramiko.SSHException, OSError, EOFError, ConnectError):
@@ -477,15 +494,28 @@ def _shake_hands(
 def _log_in(
     transport: paramiko.Transport, user_key: KeyPair, host_key: KeyPair, deadline: Deadline
 ) -> None:
-    transport.start_client(timeout=max(1.0, deadline.left))
+    done = threading.Event()
+    transport.start_client(event=done)
+    _wait_for(transport, done, deadline, "no end of the key exchange")
     if transport.get_remote_server_key() != host_key.private:
         raise ConnectError("the guest's SSH server shows a host key that is not ours")
-    try:
-        transport.auth_publickey("root", user_key.private)
-    except paramiko.AuthenticationException as error:
-        if transport.is_active() and not deadline.passed:
-            raise ConnectError("the guest's SSH server refuses our key") from error
-        raise  # the connection ended, or the guest did not answer
+    done = threading.Event()
+    transport.auth_publickey("root", user_key.private, event=done)
+    _wait_for(transport, done, deadline, "no answer to our key")
+    if not transport.is_authenticated():
+        raise ConnectError("the guest's SSH server refuses our key") from transport.get_exception()
+
+
+def _wait_for(
+    transport: paramiko.Transport, done: threading.Event, deadline: Deadline, missing: str
+) -> None:
+    """Block until paramiko's thread has ``done`` it. Raises what ended the connection."""
+    while not done.wait(deadline.within(0.1)):
+        process.check_stopping()
+        if deadline.passed:
+            raise paramiko.SSHException(missing)
+    if not transport.is_active():
+        raise transport.get_exception() or paramiko.SSHException("the connection ended")
 
 
 def check(result: CommandResult, what: str, error: type[LabError] = LabError) -> CommandResult:

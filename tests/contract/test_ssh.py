@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import shutil
 import socket
@@ -571,3 +572,65 @@ def test_a_written_key_is_closed_to_others_and_replaces_nothing(tmp_path: Path) 
     with pytest.raises(FileExistsError):
         HOST_KEY.write(path)
     assert paramiko.ECDSAKey.from_private_key_file(str(path)) == USER_KEY.private
+
+
+# --- a wall clock that jumps -----------------------------------------------------------------
+
+
+@pytest.fixture(params=[5, -5], ids=["on", "back"])
+def jumping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the wall clock is five years from the one before."""
+    jumps, real = itertools.count(1), time.time
+    years: float = request.param * 365 * 24 * 3600.0
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps) * years)
+
+
+class SlowServer(SshServer):
+    """Answers late enough for somebody who waits to look at the clock."""
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        time.sleep(0.3)
+        return super().check_auth_publickey(username, key)
+
+    def check_channel_request(self, kind: str, number: int) -> int:
+        time.sleep(0.3)
+        return super().check_channel_request(kind, number)
+
+
+@pytest.mark.usefixtures("jumping")
+def test_a_clock_that_jumps_ends_nothing() -> None:
+    server = SlowServer(HOST_KEY, USER_KEY, COMMANDS)
+    server.listen()
+    shell = connect(server.port, USER_KEY, HOST_KEY, soon())
+    assert server.tries == 1
+    assert shell.run("hello", soon()).stdout == b"out\n"
+    stream = shell.open_stream("echo", soon())
+    sent = b"z" * (3 * MIB)  # more than the window
+    sending = threading.Thread(target=stream.send, args=(sent, soon()))
+    sending.start()
+    received = 0
+    while received < len(sent):
+        received += len(stream.receive(soon()))
+    sending.join()
+    shell.close()
+    server.close()
+
+
+@pytest.mark.usefixtures("jumping")
+def test_a_clock_that_jumps_makes_no_deadline_later() -> None:
+    started = time.monotonic()
+    with ssh_server(HOST_KEY, USER_KEY, answers_exec=False) as server:
+        shell = connect(server.port, USER_KEY, HOST_KEY, soon())
+        with pytest.raises(CommandTimeoutError, match="not begun by"):
+            shell.run("hello", soon(0.5))
+        shell.close()
+    with raw_server(lambda _: time.sleep(2)) as port, pytest.raises(ConnectError):
+        connect(port, USER_KEY, HOST_KEY, soon(0.5))
+    with ssh_server(HOST_KEY, USER_KEY, {"never-end": never_end}) as server:
+        shell = connect(server.port, USER_KEY, HOST_KEY, soon())
+        stream = shell.open_stream("never-end", soon())
+        assert stream.receive(soon()) == b"so far\n"
+        with pytest.raises(CommandTimeoutError, match="nothing by"):
+            stream.receive(soon(0.5))
+        shell.close()
+    assert time.monotonic() - started < 15
