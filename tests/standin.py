@@ -50,7 +50,7 @@ def _play(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     if REAL in os.environ:
         return real.play_share(share, prepared, *archives)
     with real._at_work(share) as site:
-        lab, _ = real._open(share.parcel, archives)
+        lab, _ = real._open(share, archives)
         site.tell(share.topic, {"kind": "doing", "kernel": share.kernel, "text": f"at {site.name}"})
         is_gated = GATE in os.environ and share.number >= int(os.environ.get(FROM, "0"))
         while is_gated and not Path(os.environ[GATE]).exists():

@@ -19,6 +19,7 @@ from orchestrator.foundation.errors import HostError
 from orchestrator.plan.qemu import SECCOMP
 
 PROBE_SECONDS = 20.0
+SANDBOX_VARIABLE = "LAB_REQUIRE_SANDBOX"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ def _cgroup() -> WallSeen:
     except HostError as error:
         return WallSeen(name, False, error.message, error.hint, required=False)
     return WallSeen(name, True, found, required=False)
+
+
+def sandbox_is_required() -> bool:
+    """Whether ``LAB_REQUIRE_SANDBOX`` says so."""
+    return os.environ.get(SANDBOX_VARIABLE, "0") not in ("", "0")
 
 
 def require_sandbox(cache: Cache) -> None:

@@ -18,6 +18,7 @@ from orchestrator.adapters.daskcluster import (
     make_security,
     serve_worker,
 )
+from orchestrator.adapters.sandbox import sandbox_is_required
 from orchestrator.doors.caching import cache_bound, keep_bound
 from orchestrator.doors.doctor import require_host
 from orchestrator.foundation.errors import EXIT_PASSED, UsageError
@@ -43,7 +44,10 @@ def check_run(arguments: argparse.Namespace) -> None:
 
 def open_venue(arguments: argparse.Namespace) -> ClusterVenue:
     """The venue that the words name."""
-    wishes = Wishes(with_kvm=arguments.cluster_kvm)
+    wishes = Wishes(
+        with_kvm=arguments.cluster_kvm,
+        sandboxed=arguments.require_sandbox or sandbox_is_required(),
+    )
     return ClusterVenue(arguments.cluster, credentials(arguments), wishes)
 
 

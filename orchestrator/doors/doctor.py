@@ -18,7 +18,7 @@ from orchestrator.adapters.accelerator import KVM, cached_verdict, qemu_version,
 from orchestrator.adapters.apt import DEBIAN_KEYRING, HOST_KEYRINGS
 from orchestrator.adapters.cache import Cache, default_cache_dir
 from orchestrator.adapters.host import tool_version
-from orchestrator.adapters.sandbox import require_sandbox, see_walls
+from orchestrator.adapters.sandbox import require_sandbox, sandbox_is_required, see_walls
 from orchestrator.doors.facts import collect_facts, collect_network, lab_version, private
 from orchestrator.foundation import process
 from orchestrator.foundation.errors import EXIT_BROKEN, EXIT_PASSED, HostError
@@ -29,7 +29,6 @@ System = Literal["debian", "fedora", "arch"]
 CACHE_GIB_WANTED = 4
 MEMORY_MIB_WANTED = 1536
 COLUMNS = 80
-SANDBOX_VARIABLE = "LAB_REQUIRE_SANDBOX"
 
 INSTALL: dict[System, str] = {
     "debian": "apt-get install --no-install-recommends",
@@ -149,7 +148,7 @@ def require_host(*, sandbox: bool = False) -> None:
         first = lacking[0]
         more = f" (and {len(lacking) - 1} more: `lab doctor`)" if len(lacking) > 1 else ""
         raise HostError(f"{first.name}: {first.found}{more}", hint=first.mend)
-    if sandbox or os.environ.get(SANDBOX_VARIABLE, "0") not in ("", "0"):
+    if sandbox or sandbox_is_required():
         require_sandbox(Cache(default_cache_dir()))
 
 

@@ -105,6 +105,8 @@ class Wishes:
 
     with_kvm: bool = False
     """Whether workers without KVM are left alone."""
+    sandboxed: bool = False
+    """Whether workers that lack a wall of the sandbox are left alone."""
     wait_seconds: float = WAIT_SECONDS
     share_seconds: float = SHARE_SECONDS
     tasks: Tasks = Tasks()
@@ -182,6 +184,7 @@ class ClusterPlaying:
         self._parts = parts
         self._parcel = parcel
         self._needs = wishes.needs(order)
+        self._sandboxed = wishes.sandboxed
         self._wait_seconds = wishes.wait_seconds
         self._share_seconds = wishes.share_seconds
         self._tasks = wishes.tasks
@@ -412,6 +415,7 @@ class ClusterPlaying:
             self._order.today,
             self._parcel,
             known.model_dump_json() if known else "",
+            sandboxed=self._sandboxed,
         )
 
     def _prepare(self, kernel: _Kernel, without: str = "") -> None:

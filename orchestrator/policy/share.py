@@ -24,6 +24,7 @@ from orchestrator.adapters.daskcluster import POLL_SECONDS, Site
 from orchestrator.adapters.evidence import pack_evidence
 from orchestrator.adapters.machine import describe_wall
 from orchestrator.adapters.parcel import Part, open_lab
+from orchestrator.adapters.sandbox import require_sandbox, sandbox_is_required
 from orchestrator.adapters.sources import entry_types
 from orchestrator.adapters.treehash import hash_tree
 from orchestrator.foundation import process
@@ -76,6 +77,8 @@ class Share:
     parcel: LabParcel = field(repr=False)
     known: str = ""
     """The exact kernel, as JSON; empty where the worker is to look it up."""
+    sandboxed: bool = False
+    """Whether a worker has to have each wall of the sandbox that can be required."""
     attempt: int = 0
 
     @property
@@ -125,7 +128,7 @@ class Answer:
 
 
 class UnfitError(HostError):
-    """A worker is of no use for the run: its lab is another one."""
+    """A worker is of no use for the run: its lab is another one, or it lacks a wall."""
 
 
 @functools.cache
@@ -149,7 +152,7 @@ def prepare_kernel(share: Share, *archives: bytes) -> Prepared:
     """Have a kernel ready in this worker's cache: looked up, fetched or built, and unpacked."""
     with _at_work(share) as site:
         try:
-            lab, cache = _open(share.parcel, archives)
+            lab, cache = _open(share, archives)
             plan = _plan_of(lab, share)
             tell = functools.partial(_tell, site, share)
             plan = resolve(lab, plan, cache, tell)
@@ -170,7 +173,7 @@ def play_share(share: Share, prepared: Prepared, *archives: bytes) -> Answer:
     with _at_work(share) as site:
         host = socket.gethostname()
         try:
-            lab, cache = _open(share.parcel, archives)
+            lab, cache = _open(share, archives)
             with tempfile.TemporaryDirectory(prefix="lab-share-", dir=site.scratch) as folder:
                 answer = _play(share, lab, cache, Path(folder), site)
         except UnfitError as error:
@@ -258,16 +261,22 @@ def _tell(site: Site, share: Share, event: Event) -> None:
     site.tell(share.topic, {**message, "kernel": share.kernel})
 
 
-def _open(parcel: LabParcel, archives: Sequence[bytes]) -> tuple[Lab, Cache]:
+def _open(share: Share, archives: Sequence[bytes]) -> tuple[Lab, Cache]:
     """The lab that was sent, and this worker's cache.
 
     Raises ``UnfitError`` where this worker's own lab, or what it makes of what was sent, is
-    another than the client's.
+    another than the client's, and where a wall is missing that the client, or whoever started the
+    worker, requires.
     """
-    if parcel.code != code_hash():
+    if share.parcel.code != code_hash():
         raise UnfitError(f"its lab ({__version__}) is another one than the client's")
     cache = Cache(default_cache_dir())
-    return open_parcel(cache, parcel, archives), cache
+    if share.sandboxed or sandbox_is_required():
+        try:
+            require_sandbox(cache)
+        except HostError as error:
+            raise UnfitError(error.message, hint=error.hint) from error
+    return open_parcel(cache, share.parcel, archives), cache
 
 
 def open_parcel(cache: Cache, parcel: LabParcel, archives: Sequence[bytes]) -> Lab:

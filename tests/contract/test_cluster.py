@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,27 @@ def test_a_worker_with_another_lab_is_left_alone(
     assert_all_passed(result)
     lines = [line for kernel in result.kernels for line in kernel.retried]
     assert any("is another one than the client's" in line for line in lines)
+
+
+def test_a_worker_without_a_wall_is_left_alone_where_it_is_required(
+    plan: Plan, machines: Machines, tmp_path: Path
+) -> None:
+    open_dir = tmp_path / "bin"
+    open_dir.mkdir()
+    (open_dir / "bwrap").write_text(
+        "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n"
+    )
+    (open_dir / "bwrap").chmod(0o755)
+    path = f"{open_dir}:{os.environ['PATH']}"
+    machines.start_scheduler()
+    machines.start_worker("a", env=worker_env(tmp_path, "a", PATH=path))
+    played = Played(plan, tmp_path, machines.address, replace(WISHES, sandboxed=True))
+    played.wait_for(lambda event: isinstance(event, Note) and "not used any more" in event.text)
+    machines.start_worker("b", env=worker_env(tmp_path, "b", LAB_ACCEL="tcg"))
+    result = played.result()
+    assert_all_passed(result)
+    lines = [line for kernel in result.kernels for line in kernel.retried]
+    assert any("a wall is missing: namespaces of QEMU" in line for line in lines)
 
 
 def test_a_worker_of_another_version_gets_nothing(

@@ -219,7 +219,7 @@ def test_a_run_that_requires_the_sandbox_is_refused(
     with pytest.raises(HostError, match=missing) as caught:
         require_host(sandbox=True)
     assert caught.value.hint == "put the QEMU that it starts first in PATH"
-    monkeypatch.setenv(doctor.SANDBOX_VARIABLE, value)
+    monkeypatch.setenv(sandbox.SANDBOX_VARIABLE, value)
     if refused:
         with pytest.raises(HostError, match=missing):
             require_host()
