@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from orchestrator.adapters.cache import Cache, hash_of
 from orchestrator.adapters.kernels import Kernel
@@ -29,7 +29,9 @@ from orchestrator.foundation import process
 from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import SourceError
 from orchestrator.plan.kconfig import missing_options
-from orchestrator.plan.outcome import BootFormat
+
+if TYPE_CHECKING:  # a dry run needs no logs' patterns
+    from orchestrator.plan.outcome import BootFormat
 
 FORMAT = 1
 # A kernel with all of the kernel's own checks has some 150 MiB; a bzImage some 20.
