@@ -37,7 +37,10 @@ SCENARIOS = (
     "loading/is-hidden-by-its-old-file-before-5.0",
 )
 """The last one is skipped on both kernels."""
-WORDS = ("-k", "5.10", "-k", "6.1", *(word for name in SCENARIOS for word in ("-s", name)))
+SOME = ("-k", "5.10", "-k", "6.1", *(word for name in SCENARIOS for word in ("-s", name)))
+QUICK = ("-k", "quick")
+IMAGES = {"focal", "bullseye", "bookworm", "trixie"}
+"""Those of the quick kernels."""
 # What a worker of a test is given of this machine's cache: as links, so that nothing is copied.
 KINDS = ("accelerator", "images", "initramfs", "kernels", "modules", "resolved", "vmlinux")
 # What is of a machine and a moment. How often guests booted, and how many forks went on from
@@ -151,26 +154,41 @@ def _argv(pid: int) -> str:
     return ""
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(SOME, id="some"),
+        pytest.param(QUICK, id="quick", marks=pytest.mark.nightly),
+    ],
+)
+def words(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """What is played: the whole quick matrix by night."""
+    chosen: tuple[str, ...] = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def home(tmp_path_factory: pytest.TempPathFactory, words: tuple[str, ...]) -> dict[str, Any]:
     """What the same words come to at home, which leaves modules in the cache, too."""
-    ran = run_lab(tmp_path_factory.mktemp("home") / "results", *WORDS)
+    ran = run_lab(tmp_path_factory.mktemp("home") / "results", *words)
     assert ran.status == 0
     return ran.results
 
 
-def test_two_of_three_workers_may_fail(home: dict[str, Any], tmp_path: Path) -> None:
+def test_two_of_three_workers_may_fail(
+    home: dict[str, Any], words: tuple[str, ...], tmp_path: Path
+) -> None:
     names = ("a", "b", "c")
     releases = {kernel["identity"]["release"] for kernel in home["kernels"]}
     with open_net(names) as net, open_machines(tmp_path / "m", make_papers(tmp_path / "p")) as all_:
         all_.start_scheduler(net.host, ttl="10 s")
         for name in names:
-            link_cache(tmp_path / f"cache-{name}", releases, {"bookworm", "bullseye"})
+            link_cache(tmp_path / f"cache-{name}", releases, IMAGES)
             env = {"LAB_CACHE": str(tmp_path / f"cache-{name}"), "LAB_FROZEN_GIB": "1"}
             all_.start_worker(name, "-j", "1", env=env, prefix=net.prefix(name))
         assert all_.papers is not None
         results = tmp_path / "results"
-        argv = lab_argv("run", "--lab", REPOSITORY / "lab.yaml", "--results", results, *WORDS)
+        argv = lab_argv("run", "--lab", REPOSITORY / "lab.yaml", "--results", results, *words)
         all_.start("run", (*argv, "--cluster", all_.address, *all_.papers.words), {})
         run = all_.processes["run"]
         killed = wait_for_guest(all_, names, run)
