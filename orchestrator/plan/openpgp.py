@@ -8,16 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
+import itertools
 from collections.abc import Iterable, Iterator
 
 MAX_KEYS_BYTES = 4 << 20
 _PUBLIC_KEY = 6
 
-_ARMOR = re.compile(
-    r"-----BEGIN PGP PUBLIC KEY BLOCK-----\s*\n(?:[A-Za-z]+: .*\n)*\s*\n?"
-    r"(?P<body>[A-Za-z0-9+/=\s]+?)-----END PGP PUBLIC KEY BLOCK-----"
-)
+_BEGIN = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+_END = "-----END PGP PUBLIC KEY BLOCK-----"
 
 
 def dearmor(data: bytes) -> bytes:
@@ -27,8 +25,7 @@ def dearmor(data: bytes) -> bytes:
     if data[:1] and data[0] & 0x80:
         return data
     found = b""
-    for match in _ARMOR.finditer(data.decode("ascii", errors="replace")):
-        lines = [line.strip() for line in match["body"].splitlines()]
+    for lines in _armored(data.decode("ascii", errors="replace")):
         # The last line may be a checksum, of which RFC 9580 says to ignore it.
         text = "".join(line for line in lines if not line.startswith("="))
         try:
@@ -38,6 +35,19 @@ def dearmor(data: bytes) -> bytes:
     if not found:
         raise ValueError("there is no OpenPGP key in it")
     return found
+
+
+def _armored(text: str) -> Iterator[list[str]]:
+    """The lines of each block, without blanks around them and without its headers (6.2)."""
+    block: list[str] | None = None
+    for line in map(str.strip, text.splitlines()):
+        if line == _BEGIN:
+            block = []
+        elif line == _END and block is not None:
+            yield list(itertools.dropwhile(lambda line: not line or ": " in line, block))
+            block = None
+        elif block is not None:
+            block.append(line)
 
 
 def _packets(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:

@@ -297,7 +297,34 @@ def test_armor_is_taken_off() -> None:
     assert dearmor(armored(DEVELOPER.keyring) * 2) == DEVELOPER.keyring * 2
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n"])
+def test_armor_may_be_indented_have_no_headers_and_text_around_it() -> None:
+    lines = armored(DEVELOPER.keyring).decode().splitlines()
+    lines.remove("Version: x")
+    text = "\n".join(["Hello.", *(f"  {line}\r" for line in lines), "Bye.", ""])
+    assert dearmor(text.encode()) == DEVELOPER.keyring
+
+
+def test_damaged_armor_is_told() -> None:
+    with pytest.raises(ValueError, match="its armor is damaged"):
+        dearmor(armored(DEVELOPER.keyring).replace(b"A", b"A*", 1))
+
+
+BEGIN = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        BEGIN + b"\n",
+        BEGIN + b"\n" * 100_000,
+        BEGIN * 20_000,
+        BEGIN + b"a: b\n" * 99999,
+    ],
+    ids=["nothing", "text", "begin", "blanks", "begins", "headers"],
+)
 def test_what_holds_no_keys(data: bytes) -> None:
     with pytest.raises(ValueError, match="no OpenPGP key"):
         dearmor(data)
