@@ -25,10 +25,12 @@ from pathlib import Path
 
 from orchestrator.adapters.treehash import TreeHash, hash_tree
 from orchestrator.foundation import process
+from orchestrator.foundation.deadline import Deadline
 from orchestrator.foundation.errors import HostError, SourceError
 from orchestrator.plan.visible import visible
 
 LOCK_POLL_SECONDS = 0.2
+REMOVE_SECONDS = 5.0
 FULL_BYTES = 1 << 20
 LOCKS = "locks"
 HASHES = "hashes"
@@ -300,16 +302,31 @@ def _close_all(held: dict[tuple[str, str], tuple[int, int]]) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all below it, if it is there; folders without write permission too."""
+    """Remove a folder and all below it, if it is there; folders without write permission too.
+
+    Blocks for ``REMOVE_SECONDS`` at most where something still writes there: the processes of a
+    box that was killed end a moment after it.
+    """
+    not_empty: list[str] = []
 
     def retry(function: Callable[..., object], name: str, _: object) -> None:
         parent = os.path.dirname(name)
         with contextlib.suppress(OSError):
             os.chmod(parent, 0o700)
             os.chmod(name, 0o700)
+        try:
             function(name)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                not_empty.append(name)
 
-    shutil.rmtree(path, onerror=retry) if path.exists() else None
+    deadline = Deadline.after(REMOVE_SECONDS, "removing a folder")
+    while path.exists():
+        not_empty.clear()
+        shutil.rmtree(path, onerror=retry)
+        if not not_empty or deadline.passed:
+            return
+        time.sleep(0.05)
 
 
 REPAIR = "`lab cache verify --repair` removes what is damaged; the next run makes it anew"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -463,3 +464,38 @@ def test_a_tree_is_removed_whatever_its_modes(tmp_path: Path) -> None:
     assert not tree.exists()
     assert tmp_path.exists()
     remove_tree(tree)
+
+
+def test_a_tree_is_removed_though_somebody_still_writes_there(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    ended = time.monotonic() + 0.5
+
+    def write() -> None:
+        number = 0
+        with contextlib.suppress(FileNotFoundError):
+            while time.monotonic() < ended:
+                number += 1
+                (tree / f"file-{number}").touch()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    remove_tree(tree)
+    writer.join()
+    assert not tree.exists()
+
+
+def test_a_tree_that_is_never_left_alone_does_not_hold_up_its_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "REMOVE_SECONDS", 0.2)
+    tries = []
+
+    def refuse(path: Path, onerror: Callable[..., None]) -> None:
+        tries.append(path)
+        onerror(os.rmdir, str(path), None)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    (tmp_path / "tree" / "more").mkdir(parents=True)
+    remove_tree(tmp_path / "tree")
+    assert len(tries) > 1
