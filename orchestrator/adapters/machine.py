@@ -660,7 +660,7 @@ def _launch(
                 argv,
                 output=output,
                 talk=(theirs[0], theirs[1]),
-                pass_fds=(*fds.numbers, *(() if inside is None else (inside.info,))),
+                pass_fds=(*fds.numbers, *(() if inside is None else inside.fds)),
                 cwd=Path("/"),
             )
         )
@@ -764,9 +764,12 @@ def wall_prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tu
     return (
         *(process.find_tool("prlimit"), *limits, "--"),
         *(
-            _identity(kvm=kvm, walled=False)
+            _identity(kvm=kvm)
             if wall is None or inside is None
-            else wall.render(identity=_identity(kvm=kvm, walled=True), kvm=kvm, info=inside.info)
+            else (
+                *wall.render(identity=_identity(kvm=kvm, wall=wall), kvm=kvm, info=inside.info),
+                *inside.gate.prefix(),
+            )
         ),
     )
 
@@ -783,14 +786,15 @@ def _hard_limits() -> Mapping[str, int]:
     return {name: most for name, most in hard.items() if most != resource.RLIM_INFINITY}
 
 
-def _identity(*, kvm: bool, walled: bool) -> tuple[str, ...]:
+def _identity(*, kvm: bool, wall: Wall | None = None) -> tuple[str, ...]:
     """What gives up privileges: root becomes nobody, who may still open ``/dev/kvm`` where it is
     used. bubblewrap gives up what others have.
     """
     root = os.geteuid() == 0
     if root and (not kvm or everyone_may_use_kvm()):
-        return unprivileged(os.stat(KVM).st_gid if kvm else None)
-    if walled:
+        group = os.stat(KVM).st_gid if kvm else None
+        return unprivileged(group, within=wall is not None and not wall.user)
+    if wall is not None:
         return ()
     bounds = ("--bounding-set=-all",) if root else ()
     setpriv = (process.find_tool("setpriv"), "--no-new-privs", "--inh-caps=-all")

@@ -28,6 +28,7 @@ from orchestrator.foundation.errors import HostError, RunInterruptedError
 MAX_CAPTURED = 64 << 20
 GRACE_SECONDS = 2.0
 WATCH_SECONDS = 1.0
+SHELL = "/bin/sh"
 
 
 @dataclass(frozen=True)
@@ -255,13 +256,67 @@ def _search_path() -> str:
     return ":".join((*given, "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
 
-def dying_with_parent() -> tuple[str, ...]:
+def dying_with_parent(*, within: bool = False) -> tuple[str, ...]:
     """A prefix that makes the kernel end a command when the lab ends.
 
     ``start`` and ``run`` put it before every command. One that changes its user id on the
-    way loses it (``commit_creds`` in the kernel clears the signal) and needs it again.
+    way loses it (``commit_creds`` in the kernel clears the signal) and needs it again. It is for
+    the lab's own child, and ends it where the lab had ended before the kernel was told; ``within``
+    a PID namespace nobody sees that, and a ``Gate`` has to.
     """
-    return (find_tool("setpriv"), "--pdeathsig", "KILL", "--")
+    told = (find_tool("setpriv"), "--pdeathsig", "KILL", "--")
+    if within:
+        return told
+    return (*told, SHELL, "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()))
+
+
+class Gate:
+    """Holds back a command within namespaces until it is sure to end with the lab.
+
+    bubblewrap has its child die with it, and tells the kernel so when all else is set up: of a lab
+    that was killed some milliseconds before, that child would stay. So what is within says that
+    it has come so far, and goes on when the lab answers. It ends where nobody can answer any more.
+    """
+
+    # The descriptors are opened anew: sh(1) knows those of one digit alone.
+    _SCRIPT = 'echo >"/proc/self/fd/$1" && read -r _ <"/proc/self/fd/$2" && shift 2 && exec "$@"'
+
+    def __init__(self) -> None:
+        self._said, there = os.pipe()
+        go, self._go = os.pipe()
+        self.fds = (there, go)
+        """What the command has to inherit."""
+        for fd in self.fds:
+            os.fchmod(fd, 0o666)  # by whoever it is within
+        self._open = {self._said, self._go, *self.fds}
+
+    def prefix(self) -> tuple[str, ...]:
+        """What stands before the command, behind all that makes namespaces."""
+        return (SHELL, "-c", self._SCRIPT, "sh", *map(str, self.fds))
+
+    def open(self, deadline: Deadline) -> None:
+        """Block until the command is there, and let it go on; quietly where it ends before.
+
+        Raises ``RunInterruptedError`` if the run is being ended.
+        """
+        self._close(*self.fds)
+        ready = select.poll()
+        ready.register(self._said, select.POLLIN)
+        while not (found := ready.poll(deadline.within(0.5) * 1000)) and not deadline.passed:
+            check_stopping()
+        if found and found[0][1] & select.POLLIN:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._go, b"\n")
+        self.close()
+
+    def close(self) -> None:
+        """Let nobody through who waits."""
+        self._close(*self._open)
+
+    def _close(self, *fds: int) -> None:
+        for fd in fds:
+            self._open.discard(fd)
+            os.close(fd)
 
 
 def contained() -> tuple[str, ...]:
@@ -336,12 +391,14 @@ def run(
     env: Mapping[str, str] | None = None,
     watch: Callable[[], None] | None = None,
     pass_fds: Sequence[int] = (),
+    gate: Gate | None = None,
 ) -> Completed:
     """Run a tool to its end and return what it gave, whatever its status.
 
     Blocks at most until ``deadline``: then the tool and its session are killed and
     ``HostError`` says so. ``watch`` is called every second; what it raises ends the tool
-    in the same way. With ``stdout_path`` standard output goes there. Raises
+    in the same way. With ``stdout_path`` standard output goes there. A ``gate`` is the one that
+    is in ``argv``. Raises
     ``RunInterruptedError`` if the run is being ended.
     """
     full = (*dying_with_parent(), *argv)
@@ -355,7 +412,7 @@ def run(
                 stdin=stdin,
                 stdout=stdout,
                 stderr=subprocess.PIPE,
-                pass_fds=tuple(pass_fds),
+                pass_fds=(*pass_fds, *(gate.fds if gate else ())),
                 cwd=cwd,
                 env=_tool_environment(env),
                 start_new_session=True,
@@ -366,6 +423,8 @@ def run(
         except OSError as error:
             raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
         try:
+            if gate is not None:
+                gate.open(deadline)
             out, err = child.communicate(deadline, watch)
         finally:
             child.kill()

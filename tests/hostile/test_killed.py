@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.foundation.errors import UsageError
+from orchestrator.plan.outcome import Outcome
 from orchestrator.policy.reports.reading import load_results
 
 from .faults import (
@@ -49,9 +50,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def judged(run_dir: Path) -> dict[str, str]:
-    """What a run that was cut short has judged, as the lab itself reads it."""
+    """What a run that was cut short has judged, as the lab itself reads it. What a polite end kept
+    it from is skipped.
+    """
     try:
-        return {cell.scenario: cell.outcome.value for cell in load_results(run_dir).cells}
+        cells = load_results(run_dir).cells
+        return {
+            cell.scenario: cell.outcome.value
+            for cell in cells
+            if cell.outcome is not Outcome.SKIPPED
+        }
     except UsageError as error:
         if "no scenario of that run was judged" not in error.message:
             raise

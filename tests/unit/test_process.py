@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -458,3 +458,64 @@ def test_a_tool_on_the_terminal_ends_with_the_run() -> None:
     with pytest.raises(RunInterruptedError):
         process.run_on_terminal(("sleep", "1000"))
     ending.join()
+
+
+# --- the moment before a child is sure to end with the lab ------------------------------------
+
+
+@pytest.fixture
+def gate() -> Iterator[process.Gate]:
+    with contextlib.closing(process.Gate()) as made:
+        yield made
+
+
+def test_a_gate_lets_a_command_through(gate: process.Gate) -> None:
+    argv = (*gate.prefix(), "echo", "two  words")
+    done = process.run(argv, deadline=soon(), gate=gate)
+    assert (done.status, done.stdout) == (0, b"two  words\n")
+
+
+def test_a_gate_does_not_wait_for_a_command_that_does_not_come(gate: process.Gate) -> None:
+    started = time.monotonic()
+    done = process.run(("false",), deadline=soon(), gate=gate)
+    assert done.status == 1
+    assert time.monotonic() - started < 5
+
+
+LATE = """
+import sys, time
+from orchestrator.foundation import process
+
+gate = process.Gate()
+# What the kernel has not been told yet to end with anybody, as bubblewrap's child for a while.
+argv = ("sh", "-c", '(sleep 1; exec "$@") & wait', "sh", *gate.prefix(), "sleep", sys.argv[1])
+with process.start(("setsid", "--fork", *argv), pass_fds=gate.fds) as child:
+    while child.status is None:  # setsid(1), which leaves the other one alone
+        time.sleep(0.01)
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_command_that_comes_to_its_gate_after_the_lab_has_ended_ends() -> None:
+    seconds = unique_seconds()
+    argv = (sys.executable, "-c", LATE, seconds)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as lab:
+        assert lab.stdout is not None
+        assert lab.stdout.readline() == b"there\n"
+        lab.kill()
+    assert running(seconds), "it is not there to be held back"
+    end = time.monotonic() + 10
+    while left := running(seconds):
+        assert time.monotonic() < end, left
+        time.sleep(0.02)
+
+
+def test_what_is_not_the_labs_own_child_any_more_does_not_begin(tmp_path: Path) -> None:
+    argv = (*process.dying_with_parent(), "touch", str(tmp_path / "mine"))
+    subprocess.run(argv, check=True)
+    assert (tmp_path / "mine").exists()
+    argv = (*process.dying_with_parent(), "touch", str(tmp_path / "orphan"))
+    done = subprocess.run(("sh", "-c", '"$@"; exit $?', "sh", *argv), check=False)
+    assert done.returncode != 0
+    assert not (tmp_path / "orphan").exists()
