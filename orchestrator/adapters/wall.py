@@ -1,8 +1,8 @@
 """The wall around QEMU: namespaces that bubblewrap makes, and the ways that lead through them.
 
-Within it QEMU sees its own program, libraries and firmware, and a shell, can write nowhere, and has a network
-with nobody in it. The lab reaches a guest's port by entering that network for one connection
-(``enter.py``); there is no way in the other direction.
+Within it QEMU sees its own program, libraries and firmware, and a shell, can write nowhere, and has
+a network with nobody in it. The lab reaches a guest's port by entering that network for one
+connection (``enter.py``); there is no way in the other direction.
 """
 
 from __future__ import annotations
