@@ -389,6 +389,10 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(text)
         aside.rename(path)
+    except IsADirectoryError as error:
+        raise HostError(
+            f"{path} is damaged: a folder is in the place of a file", hint=f"remove {path}"
+        ) from error
     except OSError as error:
         raise disk_error(error, path) from error
     finally:

@@ -499,3 +499,13 @@ def test_a_tree_that_is_never_left_alone_does_not_hold_up_its_removal(
     (tmp_path / "tree" / "more").mkdir(parents=True)
     remove_tree(tmp_path / "tree")
     assert len(tries) > 1
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    (path / "precious").mkdir(parents=True)
+    with pytest.raises(HostError, match=r"a\.json is damaged: a folder") as caught:
+        write_json(path, {})
+    assert caught.value.hint == f"remove {path}"
+    assert [child.name for child in tmp_path.iterdir()] == ["a.json"]
+    assert (path / "precious").is_dir()
