@@ -1,7 +1,7 @@
 """Damaged files, one after another: the right verdict or a clear error, and never a wrong one.
 
-``LAB_HOSTILE_SEED`` says which bits flip, and which files are played by day; ``LAB_HOSTILE_DAMAGE``
-how many are played by night, where it is not all of them.
+``LAB_HOSTILE_SEED`` says which bits flip, and which files are played by day. By night each file is
+damaged once; ``LAB_HOSTILE_DAMAGE=all`` damages each in each way, and a number so many.
 """
 
 from __future__ import annotations
@@ -197,7 +197,9 @@ def test_every_file_of_the_cache_damaged(lab: Lab, whole: Path) -> None:
     told: Counter[str] = Counter()
     wrong = []
     pairs = [(name, damage) for name in files_in(whole) for damage in DAMAGES]
-    if FILES:
+    if not FILES:
+        pairs = [(name, chance.choice(DAMAGES)) for name in files_in(whole)]
+    elif FILES != "all":
         pairs = some_of_each_kind(pairs, int(FILES), chance)
     for name, damage in pairs:
         try:
