@@ -55,6 +55,8 @@ from orchestrator.policy.suspicion import Entry, Suspicion, blame, blame_error, 
 RESULTS_ELSEWHERE = "--results /some/folder puts the results elsewhere"
 # The reason of a cell that a signal kept from being judged.
 INTERRUPTED = "interrupted"
+# A cell that is forgotten would look as if it had not been asked for, and the run green.
+NOT_JUDGED = "it was not judged, and nobody said why: a defect of the lab"
 
 
 def utc_today() -> datetime.date:
@@ -123,6 +125,8 @@ class Worker:
         try:
             process.check_stopping()
             self._skip_and_play()
+            # A guest that was still watched when all was ended has no verdict.
+            process.check_stopping()
         except RunInterruptedError:
             self._give_up(Outcome.SKIPPED, INTERRUPTED)
         except SourceError as failure:
@@ -141,6 +145,7 @@ class Worker:
             error = blame_error(error, damage)
         if error:
             self._give_up(Outcome.ERROR, error.message)
+        self._give_up(Outcome.ERROR, NOT_JUDGED)
         self.failure = error
         boot = self._boot_file
         result = KernelResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import tempfile
 from collections.abc import Callable
@@ -34,6 +35,14 @@ scenarios:
   second:
     steps: [{run: "sleep 30", timeout: 60}]
 """
+WATCHED = """\
+scenarios:
+  first:
+    steps: [{run: "true"}]
+  second:
+    settle: 60
+    steps: [{run: "true"}]
+"""
 
 
 def small_lab(folder: Path, arguments: str = "[]") -> Path:
@@ -60,6 +69,22 @@ def test_an_interrupt_ends_in_order(
     assert "interrupted" in run.output
     assert "Traceback" not in run.output
     assert (run.results_dir / "latest/results.json").is_file()
+
+
+def test_a_guest_that_is_still_watched_when_all_is_ended_has_no_verdict(
+    tmp_path: Path, start_lab: Start
+) -> None:
+    lab = small_lab(tmp_path / "lab")
+    (tmp_path / "lab/scenarios.yaml").write_text(WATCHED)
+    run = start_lab("--lab", lab)
+    run.wait_for("passed scenarios/first")
+    status, left = run.send(signal.SIGINT)
+    assert status == 130, run.output
+    assert left == set()
+    results = json.loads((run.results_dir / "latest/results.json").read_text())
+    assert results["interrupted"]
+    told = {cell["scenario"]: cell["outcome"] for cell in results["kernels"][0]["cells"]}
+    assert told == {"scenarios/first": "passed", "scenarios/second": "skipped"}
 
 
 def test_an_interrupt_while_the_cache_is_filled_leaves_nothing_half_made(
