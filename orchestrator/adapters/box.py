@@ -12,7 +12,6 @@ What stays visible is listed where it is decided, in ``Box._walls``.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,14 +99,13 @@ class Box:
         walls = self._walls(read_only, writable, env or {}, cwd)
         for path in writable.values():
             _give(path)
-        with contextlib.closing(process.Gate()) as gate:
-            done = process.run(
-                (*walls, *gate.prefix(), *argv),
-                deadline=deadline,
-                stdout_path=stdout_path,
-                watch=watch,
-                gate=gate,
-            )
+        done = process.run(
+            (*walls, *argv),
+            deadline=deadline,
+            stdout_path=stdout_path,
+            watch=watch,
+            guarded=True,
+        )
         if done.status != 0 and is_bwraps(done.stderr):
             self._tell_refusal(read_only, writable, cwd)
         return process.Completed(tuple(argv), done.status, done.stdout, done.stderr)

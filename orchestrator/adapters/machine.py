@@ -660,8 +660,9 @@ def _launch(
                 argv,
                 output=output,
                 talk=(theirs[0], theirs[1]),
-                pass_fds=(*fds.numbers, *(() if inside is None else inside.fds)),
+                pass_fds=(*fds.numbers, *(() if inside is None else (inside.info,))),
                 cwd=Path("/"),
+                guarded=True,
             )
         )
         if wall is not None and inside is not None:
@@ -766,10 +767,7 @@ def wall_prefix(spec: GuestSpec, wall: Wall | None, inside: Inside | None) -> tu
         *(
             _identity(kvm=kvm)
             if wall is None or inside is None
-            else (
-                *wall.render(identity=_identity(kvm=kvm, wall=wall), kvm=kvm, info=inside.info),
-                *inside.gate.prefix(),
-            )
+            else wall.render(identity=_identity(kvm=kvm, wall=wall), kvm=kvm, info=inside.info)
         ),
     )
 

@@ -1,8 +1,8 @@
 """The wall around QEMU: namespaces that bubblewrap makes, and the ways that lead through them.
 
-Within it QEMU sees its own program, libraries and firmware, and a shell, can write nowhere, and has
-a network with nobody in it. The lab reaches a guest's port by entering that network for one
-connection (``enter.py``); there is no way in the other direction.
+Within it QEMU sees its own program, libraries and firmware, can write nowhere, and has a network
+with nobody in it. The lab reaches a guest's port by entering that network for one connection
+(``enter.py``); there is no way in the other direction.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def find_wall(program: str) -> Wall:
 def _find(program: str, tool: str) -> Wall:
     _check_pidfd()
     _check_program(program)
-    files = [program, *_libraries(program), process.SHELL, *_libraries(process.SHELL)]
+    files = [program, *_libraries(program)]
     files += [LOADER_CACHE] if os.path.exists(LOADER_CACHE) else []
     wall = Wall(tool, _show(files, ()))
     done = _probe(wall, program)
@@ -186,8 +186,8 @@ def _follow(path: str, links: dict[str, str]) -> str:
 
 def _probe(wall: Wall, program: str) -> process.Completed:
     """QEMU's answer, from within, to where its firmware is."""
-    walls = wall.render(identity=unprivileged(within=not wall.user))
-    argv = (*walls, process.SHELL, "-c", 'exec "$@"', "sh", program, "-L", "help")
+    identity = unprivileged(within=not wall.user)
+    argv = (*wall.render(identity=identity), program, "-L", "help")
     return process.run(argv, deadline=Deadline.after(PROBE_SECONDS, "QEMU's first walls"))
 
 
@@ -212,14 +212,8 @@ class Inside:
     def __init__(self) -> None:
         self._told, self.info = os.pipe()
         self._open = {self._told, self.info}
-        self.gate = process.Gate()
         self._pid = 0
         self._pidfd: int | None = None
-
-    @property
-    def fds(self) -> tuple[int, ...]:
-        """What bubblewrap, and the command within, have to inherit."""
-        return (self.info, *self.gate.fds)
 
     def find(self, outer: process.Child, walled: Wall) -> None:
         """Wait for bubblewrap to say which process it is; quietly not where it starts none."""
@@ -227,10 +221,6 @@ class Inside:
         pid = _read_pid(self._told, Deadline.after(START_SECONDS, "bubblewrap's start"))
         if pid is None:
             return
-        self._hold(pid, outer, walled)
-        self.gate.open(Deadline.after(START_SECONDS, "the start within the wall"))
-
-    def _hold(self, pid: int, outer: process.Child, walled: Wall) -> None:
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)
             self._open.add(pidfd)
@@ -256,7 +246,6 @@ class Inside:
     def close(self) -> None:
         """Close what this holds."""
         self._pidfd = None
-        self.gate.close()
         for fd in tuple(self._open):
             self._close(fd)
 

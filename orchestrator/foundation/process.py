@@ -172,6 +172,54 @@ class _Spawner:
                 answer.put(error)
 
 
+class _Guard:
+    """A process that outlives a lab that is killed, for the moment that it takes to kill a child
+    with all of its group.
+
+    The death signal alone is not enough. A child tells the kernel of it when it runs, and what it
+    starts does so later: bubblewrap's child when all of its mounts are made, and until its parent
+    has told it to go on it waits for that, for ever if need be. Who is killed as a group is
+    killed in one go, whatever it was at. The guard waits for the lab's end of a pipe to close.
+    """
+
+    _SCRIPT = 'read -r group || exit; read -r _ || kill -s KILL -- "-$group"'
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._popen: subprocess.Popen[bytes] | None = None
+        if wanted:
+            # Before the child: between that one's start and `watch` there is next to nothing.
+            self._popen = _spawner.popen(self._start)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            (SHELL, "-c", self._SCRIPT),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def watch(self, child: Child) -> None:
+        """Kill its group when the lab has ended."""
+        self._tell(f"{child.pid}\n")
+
+    def close(self) -> None:
+        """The child has ended and was collected: its number may be another's any time."""
+        self._tell("end\n")
+        if self._popen is not None:
+            assert self._popen.stdin is not None
+            self._popen.stdin.close()
+            self._popen.wait()
+
+    def _tell(self, line: str) -> None:
+        if self._popen is not None:
+            assert self._popen.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                self._popen.stdin.write(line.encode())
+                self._popen.stdin.flush()
+
+
 class _Children:
     """The children that run now, and whether new ones are allowed."""
 
@@ -262,61 +310,12 @@ def dying_with_parent(*, within: bool = False) -> tuple[str, ...]:
     ``start`` and ``run`` put it before every command. One that changes its user id on the
     way loses it (``commit_creds`` in the kernel clears the signal) and needs it again. It is for
     the lab's own child, and ends it where the lab had ended before the kernel was told; ``within``
-    a PID namespace nobody sees that, and a ``Gate`` has to.
+    a PID namespace nobody sees that.
     """
     told = (find_tool("setpriv"), "--pdeathsig", "KILL", "--")
     if within:
         return told
     return (*told, SHELL, "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()))
-
-
-class Gate:
-    """Holds back a command within namespaces until it is sure to end with the lab.
-
-    bubblewrap has its child die with it, and tells the kernel so when all else is set up: of a lab
-    that was killed some milliseconds before, that child would stay. So what is within says that
-    it has come so far, and goes on when the lab answers. It ends where nobody can answer any more.
-    """
-
-    # The descriptors are opened anew: sh(1) knows those of one digit alone.
-    _SCRIPT = 'echo >"/proc/self/fd/$1" && read -r _ <"/proc/self/fd/$2" && shift 2 && exec "$@"'
-
-    def __init__(self) -> None:
-        self._said, there = os.pipe()
-        go, self._go = os.pipe()
-        self.fds = (there, go)
-        """What the command has to inherit."""
-        for fd in self.fds:
-            os.fchmod(fd, 0o666)  # by whoever it is within
-        self._open = {self._said, self._go, *self.fds}
-
-    def prefix(self) -> tuple[str, ...]:
-        """What stands before the command, behind all that makes namespaces."""
-        return (SHELL, "-c", self._SCRIPT, "sh", *map(str, self.fds))
-
-    def open(self, deadline: Deadline) -> None:
-        """Block until the command is there, and let it go on; quietly where it ends before.
-
-        Raises ``RunInterruptedError`` if the run is being ended.
-        """
-        self._close(*self.fds)
-        ready = select.poll()
-        ready.register(self._said, select.POLLIN)
-        while not (found := ready.poll(deadline.within(0.5) * 1000)) and not deadline.passed:
-            check_stopping()
-        if found and found[0][1] & select.POLLIN:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._go, b"\n")
-        self.close()
-
-    def close(self) -> None:
-        """Let nobody through who waits."""
-        self._close(*self._open)
-
-    def _close(self, *fds: int) -> None:
-        for fd in fds:
-            self._open.discard(fd)
-            os.close(fd)
 
 
 def contained() -> tuple[str, ...]:
@@ -347,12 +346,14 @@ def start(
     pass_fds: Sequence[int] = (),
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    guarded: bool = False,
 ) -> Iterator[Child]:
     """A child that runs while the context is open, and is gone, with its session, after it.
 
     Standard input is empty; standard output and error go to ``output`` (discarded if
     None). With ``talk`` they do not: these descriptors are standard input and output then, and
-    standard error alone goes to ``output``. Raises ``HostError`` if it cannot be started,
+    standard error alone goes to ``output``. ``guarded`` is for what has children of its own that
+    are not sure to end with it. Raises ``HostError`` if it cannot be started,
     ``RunInterruptedError`` after ``stop_all``.
     """
     full = (*dying_with_parent(), *argv)
@@ -371,14 +372,28 @@ def start(
             start_new_session=True,
         )
 
-    try:
-        child = _children.start(tuple(argv), popen)
-    except OSError as error:
-        raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
+    child, guard = _start(argv, popen, guarded=guarded)
     try:
         yield child
     finally:
         child.terminate()
+        guard.close()
+
+
+def _start(
+    argv: Sequence[str], popen: Callable[[], subprocess.Popen[bytes]], *, guarded: bool
+) -> tuple[Child, _Guard]:
+    guard = _Guard(wanted=guarded)
+    try:
+        child = _children.start(tuple(argv), popen)
+    except OSError as error:
+        guard.close()
+        raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
+    except BaseException:
+        guard.close()
+        raise
+    guard.watch(child)
+    return child, guard
 
 
 def run(
@@ -391,14 +406,14 @@ def run(
     env: Mapping[str, str] | None = None,
     watch: Callable[[], None] | None = None,
     pass_fds: Sequence[int] = (),
-    gate: Gate | None = None,
+    guarded: bool = False,
 ) -> Completed:
     """Run a tool to its end and return what it gave, whatever its status.
 
     Blocks at most until ``deadline``: then the tool and its session are killed and
     ``HostError`` says so. ``watch`` is called every second; what it raises ends the tool
-    in the same way. With ``stdout_path`` standard output goes there. A ``gate`` is the one that
-    is in ``argv``. Raises
+    in the same way. With ``stdout_path`` standard output goes there. ``guarded`` is as for
+    ``start``. Raises
     ``RunInterruptedError`` if the run is being ended.
     """
     full = (*dying_with_parent(), *argv)
@@ -412,23 +427,19 @@ def run(
                 stdin=stdin,
                 stdout=stdout,
                 stderr=subprocess.PIPE,
-                pass_fds=(*pass_fds, *(gate.fds if gate else ())),
+                pass_fds=tuple(pass_fds),
                 cwd=cwd,
                 env=_tool_environment(env),
                 start_new_session=True,
             )
 
+        child, guard = _start(argv, popen, guarded=guarded)
         try:
-            child = _children.start(tuple(argv), popen)
-        except OSError as error:
-            raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
-        try:
-            if gate is not None:
-                gate.open(deadline)
             out, err = child.communicate(deadline, watch)
         finally:
             child.kill()
             child.close_pipes()
+            guard.close()
     check_stopping()
     return Completed(tuple(argv), child.status or 0, out[:MAX_CAPTURED], err[:MAX_CAPTURED])
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -462,53 +462,46 @@ def test_a_tool_on_the_terminal_ends_with_the_run() -> None:
 
 # --- the moment before a child is sure to end with the lab ------------------------------------
 
-
-@pytest.fixture
-def gate() -> Iterator[process.Gate]:
-    with contextlib.closing(process.Gate()) as made:
-        yield made
-
-
-def test_a_gate_lets_a_command_through(gate: process.Gate) -> None:
-    argv = (*gate.prefix(), "echo", "two  words")
-    done = process.run(argv, deadline=soon(), gate=gate)
-    assert (done.status, done.stdout) == (0, b"two  words\n")
-
-
-def test_a_gate_does_not_wait_for_a_command_that_does_not_come(gate: process.Gate) -> None:
-    started = time.monotonic()
-    done = process.run(("false",), deadline=soon(), gate=gate)
-    assert done.status == 1
-    assert time.monotonic() - started < 5
-
-
-LATE = """
+FORGETFUL = """
 import sys, time
 from orchestrator.foundation import process
 
-gate = process.Gate()
-# What the kernel has not been told yet to end with anybody, as bubblewrap's child for a while.
-argv = ("sh", "-c", '(sleep 1; exec "$@") & wait', "sh", *gate.prefix(), "sleep", sys.argv[1])
-with process.start(("setsid", "--fork", *argv), pass_fds=gate.fds) as child:
-    while child.status is None:  # setsid(1), which leaves the other one alone
+# Of the same group, with nothing that would end it with anybody; and its parent ends.
+argv = ("sh", "-c", '(sleep "$0"; :) & exit', sys.argv[1])
+with process.start(argv, guarded=True) as child:
+    while child.status is None:
         time.sleep(0.01)
     print("there", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_command_that_comes_to_its_gate_after_the_lab_has_ended_ends() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_all_of_a_guarded_childs_group_ends_with_the_lab(number: signal.Signals) -> None:
     seconds = unique_seconds()
-    argv = (sys.executable, "-c", LATE, seconds)
+    argv = (sys.executable, "-c", FORGETFUL, seconds)
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as lab:
         assert lab.stdout is not None
         assert lab.stdout.readline() == b"there\n"
-        lab.kill()
-    assert running(seconds), "it is not there to be held back"
-    end = time.monotonic() + 10
-    while left := running(seconds):
-        assert time.monotonic() < end, left
-        time.sleep(0.02)
+        assert any(_is_sleep(pid) for pid in running(seconds))
+        lab.send_signal(number)
+    wait_for(lambda: not running(seconds))
+
+
+def test_a_guard_leaves_alone_what_is_not_in_question_any_more() -> None:
+    """Another group has the number by then, as far as the guard can tell."""
+    with process.start(("sleep", "0.01"), guarded=True) as child:
+        child.wait(soon())
+    done = process.run(("echo", "two  words"), deadline=soon(), guarded=True)
+    assert (done.status, done.stdout) == (0, b"two  words\n")
+
+
+def test_what_cannot_be_started_leaves_no_guard() -> None:
+    with pytest.raises(HostError), process.start(("true",), cwd=Path("/nowhere"), guarded=True):
+        pass
+    process.stop_all()
+    with pytest.raises(RunInterruptedError), process.start(("true",), guarded=True):
+        pass
 
 
 def test_what_is_not_the_labs_own_child_any_more_does_not_begin(tmp_path: Path) -> None:
