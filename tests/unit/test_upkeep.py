@@ -173,7 +173,7 @@ def test_an_older_entry_is_held_to_its_own_hashes(
 ) -> None:
     folder = root / kind / "a"
     folder.mkdir(parents=True)
-    for name in (file, "config"):
+    for name in (file, "config", "layer.squashfs"):
         (folder / name).write_text(name)
     digest, config = sha256_of(folder / file), sha256_of(folder / "config")
     hashes = {"sha256": digest, "vmlinuz_sha256": digest, "config_sha256": config}
@@ -183,6 +183,17 @@ def test_an_older_entry_is_held_to_its_own_hashes(
     assert check_one(root) == Check(State.DAMAGED, f"not what it was: {file}")
     (folder / about).write_text("{")
     assert check_one(root) == Check(State.DAMAGED, f"its {about} is damaged")
+
+
+def test_an_older_kernel_without_its_layer_is_damaged(root: Path) -> None:
+    folder = root / "kernels/a"
+    folder.mkdir(parents=True)
+    for name in ("vmlinuz", "config"):
+        (folder / name).write_text("x")
+    digest = sha256_of(folder / "config")
+    hashes = {"vmlinuz_sha256": digest, "config_sha256": digest}
+    (folder / "kernel.json").write_text(json.dumps(hashes))
+    assert check_one(root) == Check(State.DAMAGED, f"there is no {folder / 'layer.squashfs'}")
 
 
 def test_an_entry_made_anew_has_a_new_hash(root: Path) -> None:
